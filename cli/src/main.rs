@@ -1,0 +1,2 @@
+//! vshmem.
+fn main() {}

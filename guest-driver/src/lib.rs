@@ -1,0 +1,1 @@
+//! Finds, opens and wraps the uio_vshmem kernel module's devices.

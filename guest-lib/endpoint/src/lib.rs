@@ -1,0 +1,1 @@
+//! The local service tasks attach through: attach socket, death watch, dispatcher, reaper.

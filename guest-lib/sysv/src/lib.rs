@@ -1,0 +1,1 @@
+//! System V shared memory, semaphores and message queues: semantics over vshmem-core.

@@ -1,0 +1,1 @@
+//! System V IPC between virtual machines, containers and the host.

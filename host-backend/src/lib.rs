@@ -1,0 +1,1 @@
+//! vshmemd: regions, ivshmem server, policy and logs of the host.

@@ -1,0 +1,2 @@
+//! vshmemd.
+fn main() {}

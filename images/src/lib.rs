@@ -1,0 +1,1 @@
+//! Guest kernels and root file systems made from Debian's packages.

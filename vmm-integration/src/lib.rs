@@ -1,0 +1,1 @@
+//! Starts and describes virtual machines with a vshmem region attached.
