@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Sleeping and waking on words of the region, and the wake bitmap.
+ *
+ * A sleeper queues itself, then reads the word; a waker changes the word, then
+ * looks for sleepers. Whichever comes second sees the other, so no wake-up is
+ * lost, with the waker in this kernel (WAKE) or in another (a bit in the wake
+ * bitmap, then a doorbell, then vshmem_drain_irq()).
+ *
+ * The bitmap is written by every peer and trusted by nobody: a bit can at
+ * worst wake a sleeper that has nothing to do.
+ */
+#include <linux/hash.h>
+#include <linux/hrtimer.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "vshmem.h"
+
+/* Leaves (64 lanes each) that one interrupt or one work item looks after. */
+#define VSHMEM_DRAIN_LEAVES	4
+
+/*
+ * A lane has one sleeper. A few more are tolerated; a process that queues
+ * thousands on one word does not get them all woken with interrupts off.
+ */
+#define VSHMEM_LANE_WAKES	16
+
+struct vshmem_waiter {
+	struct wait_queue_entry	wqe;
+	u64			off;
+};
+
+struct vshmem_wake_key {
+	u64			off;
+	unsigned int		woken;
+};
+
+static wait_queue_head_t *vshmem_bucket(struct vshmem_dev *dev, u64 off)
+{
+	return &dev->waiters[hash_64(off / sizeof(u32), VSHMEM_WAIT_BITS)];
+}
+
+static void vshmem_drain_work(struct work_struct *work);
+
+int vshmem_wait_init(struct vshmem_dev *dev)
+{
+	unsigned int i;
+
+	dev->waiters = kvmalloc_array(1 << VSHMEM_WAIT_BITS,
+				      sizeof(*dev->waiters), GFP_KERNEL);
+	if (!dev->waiters)
+		return -ENOMEM;
+	for (i = 0; i < 1 << VSHMEM_WAIT_BITS; i++)
+		init_waitqueue_head(&dev->waiters[i]);
+	mutex_init(&dev->bind_lock);
+	INIT_WORK(&dev->drain_work, vshmem_drain_work);
+	return 0;
+}
+
+/* Called under the bucket's lock. A zero leaves @wqe queued and uncounted. */
+static int vshmem_wake_function(struct wait_queue_entry *wqe, unsigned int mode,
+				int sync, void *arg)
+{
+	struct vshmem_waiter *w = container_of(wqe, struct vshmem_waiter, wqe);
+	struct vshmem_wake_key *key = arg;
+
+	if (key && key->off != w->off)
+		return 0;
+	/* Fails for a task that a signal or its timer has woken already. */
+	if (!autoremove_wake_function(wqe, mode, sync, arg))
+		return 0;
+	/* @w may be gone: it is on the stack of the task just woken. */
+	if (key)
+		key->woken++;
+	return 1;
+}
+
+/* Wakes up to @count sleepers on @off, first come first served. */
+unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count)
+{
+	struct vshmem_wake_key key = { .off = off };
+	wait_queue_head_t *wq = vshmem_bucket(dev, off);
+
+	/*
+	 * wq_has_sleeper() has the full barrier between the caller's change
+	 * of the word and this look at the queue; it pairs with the one in
+	 * prepare_to_wait_exclusive().
+	 */
+	if (!count || !wq_has_sleeper(wq))
+		return 0;
+	__wake_up(wq, TASK_INTERRUPTIBLE, min_t(unsigned int, count, INT_MAX),
+		  &key);
+	return key.woken;
+}
+
+/* The device is going: everyone returns ENODEV. */
+void vshmem_wake_all(struct vshmem_dev *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < 1 << VSHMEM_WAIT_BITS; i++)
+		__wake_up(&dev->waiters[i], TASK_INTERRUPTIBLE, 0, NULL);
+}
+
+static int vshmem_compare(struct vshmem_dev *dev, u64 off, u32 expected)
+{
+	u32 word;
+	int idx;
+
+	if (!vshmem_enter(dev, &idx))
+		return -ENODEV;
+	word = READ_ONCE(*(u32 *)(dev->mem + off));
+	vshmem_exit(idx);
+	return word == expected ? 0 : -EAGAIN;
+}
+
+/* Whether a waker had taken @w off its queue. Afterwards it is off anyway. */
+static bool vshmem_unqueue(wait_queue_head_t *wq, struct vshmem_waiter *w)
+{
+	unsigned long flags;
+	bool woken;
+
+	__set_current_state(TASK_RUNNING);
+	spin_lock_irqsave(&wq->lock, flags);
+	woken = list_empty(&w->wqe.entry);
+	list_del_init(&w->wqe.entry);
+	spin_unlock_irqrestore(&wq->lock, flags);
+	return woken;
+}
+
+int vshmem_wait(struct vshmem_dev *dev, const struct vshmem_wait *req)
+{
+	ktime_t deadline, *timeout = NULL;
+	wait_queue_head_t *wq;
+	struct vshmem_waiter w = { .off = req->off };
+	bool expired;
+	int ret;
+
+	if (req->flags & ~VSHMEM_WAIT_DEADLINE || !vshmem_word_ok(dev, req->off))
+		return -EINVAL;
+	if (req->flags & VSHMEM_WAIT_DEADLINE) {
+		if (req->sec < 0 || req->nsec < 0 || req->nsec >= NSEC_PER_SEC)
+			return -EINVAL;
+		deadline = ktime_set(req->sec, req->nsec);
+		timeout = &deadline;
+	}
+
+	wq = vshmem_bucket(dev, req->off);
+	init_wait(&w.wqe);
+	w.wqe.func = vshmem_wake_function;
+
+	do {
+		expired = false;
+		prepare_to_wait_exclusive(wq, &w.wqe, TASK_INTERRUPTIBLE);
+		ret = vshmem_compare(dev, req->off, req->expected);
+		if (!ret && !signal_pending(current))
+			expired = !schedule_hrtimeout_range(timeout,
+					current->timer_slack_ns,
+					HRTIMER_MODE_ABS);
+		/* A wake-up meant for us is ours, whatever else happened. */
+		if (vshmem_unqueue(wq, &w))
+			return READ_ONCE(dev->dead) ? -ENODEV : 0;
+		if (ret)
+			return ret;
+		if (expired)
+			return -ETIMEDOUT;
+		/* Not ERESTARTSYS: System V calls end with EINTR, always. */
+		if (signal_pending(current))
+			return -EINTR;
+	} while (1);
+}
+
+/*
+ * Takes all bits out of a word of the region.
+ *
+ * Only xchg() may be used on memory that other machines change: a kernel with
+ * one processor patches the lock prefix out of its other atomic instructions
+ * (alternatives_smp), and they then lose updates between machines. The prefix
+ * of xchg is implied by the processor.
+ */
+static u64 vshmem_take(u64 *word)
+{
+	return READ_ONCE(*word) ? xchg(word, 0) : 0;
+}
+
+static u64 *vshmem_summary(struct vshmem_dev *dev,
+			   const struct vshmem_binding *b)
+{
+	return dev->mem + b->geo.wake_off;
+}
+
+static u64 *vshmem_leaves(struct vshmem_dev *dev,
+			  const struct vshmem_binding *b)
+{
+	return vshmem_summary(dev, b) + b->geo.summary_words;
+}
+
+static void vshmem_collect(struct vshmem_dev *dev, struct vshmem_binding *b)
+{
+	u64 *summary = vshmem_summary(dev, b);
+	unsigned long flags;
+	unsigned int s;
+
+	spin_lock_irqsave(&b->lock, flags);
+	for (s = 0; s < b->geo.summary_words; s++)
+		b->todo[s] |= vshmem_take(&summary[s]);
+	spin_unlock_irqrestore(&b->lock, flags);
+}
+
+static void vshmem_drain_leaf(struct vshmem_dev *dev, struct vshmem_binding *b,
+			      unsigned int leaf)
+{
+	u64 bits = vshmem_take(&vshmem_leaves(dev, b)[leaf]);
+
+	while (bits) {
+		u64 lane = leaf * 64 + __ffs64(bits);
+
+		bits &= bits - 1;
+		if (lane >= b->geo.lane_count)
+			return;
+		/* Inside BAR2: vshmem_check_geometry() proved it. */
+		vshmem_wake(dev, b->geo.lanes_off +
+			    lane * b->geo.lane_stride + b->geo.status_off,
+			    VSHMEM_LANE_WAKES);
+	}
+}
+
+/*
+ * Looks after a bounded number of leaves; true when some are left. New bits
+ * are not collected on the way, so that a peer that sets them as fast as we
+ * clear them cannot keep us here: its next doorbell comes after.
+ */
+static bool vshmem_drain(struct vshmem_dev *dev, struct vshmem_binding *b)
+{
+	unsigned int leaves = VSHMEM_DRAIN_LEAVES;
+	unsigned long flags;
+	bool left = false;
+	unsigned int s;
+
+	spin_lock_irqsave(&b->lock, flags);
+	for (s = 0; s < b->geo.summary_words; s++) {
+		while (b->todo[s]) {
+			unsigned int bit = __ffs64(b->todo[s]);
+
+			if (!leaves--) {
+				left = true;
+				goto out;
+			}
+			b->todo[s] &= b->todo[s] - 1;
+			vshmem_drain_leaf(dev, b, s * 64 + bit);
+		}
+	}
+out:
+	spin_unlock_irqrestore(&b->lock, flags);
+	return left;
+}
+
+/* From the interrupt handler of @vector. */
+void vshmem_drain_irq(struct vshmem_dev *dev, unsigned int vector)
+{
+	struct vshmem_binding *b;
+
+	rcu_read_lock();
+	b = rcu_dereference(dev->binding);
+	if (b && b->geo.wake_vector == vector) {
+		vshmem_collect(dev, b);
+		if (vshmem_drain(dev, b))
+			queue_work(system_highpri_wq, &dev->drain_work);
+	}
+	rcu_read_unlock();
+}
+
+static void vshmem_drain_work(struct work_struct *work)
+{
+	struct vshmem_dev *dev = container_of(work, struct vshmem_dev,
+					      drain_work);
+	struct vshmem_binding *b;
+
+	rcu_read_lock();
+	b = rcu_dereference(dev->binding);
+	if (b && vshmem_drain(dev, b))
+		queue_work(system_highpri_wq, &dev->drain_work);
+	rcu_read_unlock();
+}
+
+static int vshmem_check_geometry(struct vshmem_dev *dev,
+				 const struct vshmem_bind *g)
+{
+	u64 leaf_words, bitmap, lanes;
+
+	if (g->pad[0] || g->pad[1])
+		return -EINVAL;
+	if (g->host_id > 0xffff || g->host_vector > 0xff ||
+	    g->wake_vector >= dev->vectors)
+		return -EINVAL;
+	if (g->peer_off % 8 || !vshmem_range_ok(dev, g->peer_off, 8))
+		return -EINVAL;
+
+	if (!g->summary_words || g->summary_words > VSHMEM_SUMMARY_WORDS_MAX)
+		return -EINVAL;
+	leaf_words = g->summary_words * 64ULL;
+	bitmap = (g->summary_words + leaf_words) * 8;
+	if (g->wake_off % 8 || !vshmem_range_ok(dev, g->wake_off, bitmap))
+		return -EINVAL;
+
+	/* 32-bit factors: the product fits 64 bits. */
+	lanes = (u64)g->lane_stride * g->lane_count;
+	if (!g->lane_count || g->lane_count > leaf_words * 64)
+		return -EINVAL;
+	if (g->lane_stride % 8 || g->status_off % 8 ||
+	    g->lane_stride < 8 || g->status_off > g->lane_stride - 8)
+		return -EINVAL;
+	if (g->lanes_off % 8 || !vshmem_range_ok(dev, g->lanes_off, lanes))
+		return -EINVAL;
+	return 0;
+}
+
+static void vshmem_set_binding(struct vshmem_dev *dev, struct vshmem_binding *b)
+{
+	mutex_lock(&dev->bind_lock);
+	b = rcu_replace_pointer(dev->binding, b,
+				lockdep_is_held(&dev->bind_lock));
+	mutex_unlock(&dev->bind_lock);
+	if (b)
+		kfree_rcu(b, rcu);
+}
+
+/* Within vshmem_enter(). */
+int vshmem_bind(struct vshmem_dev *dev, const struct vshmem_bind *geo)
+{
+	struct vshmem_binding *b;
+	int ret;
+
+	ret = vshmem_check_geometry(dev, geo);
+	if (ret)
+		return ret;
+	b = kzalloc(sizeof(*b), GFP_KERNEL_ACCOUNT);
+	if (!b)
+		return -ENOMEM;
+	b->geo = *geo;
+	spin_lock_init(&b->lock);
+	/*
+	 * Look at every leaf once: doorbells may have come while nothing was
+	 * bound, and an earlier binding may have left bits in its @todo.
+	 */
+	memset(b->todo, 0xff, geo->summary_words * sizeof(b->todo[0]));
+	vshmem_set_binding(dev, b);
+	queue_work(system_highpri_wq, &dev->drain_work);
+	return 0;
+}
+
+void vshmem_unbind(struct vshmem_dev *dev)
+{
+	vshmem_set_binding(dev, NULL);
+}
+
+/* Panic, reboot, remove: may not sleep, may not take a lock. */
+void vshmem_announce_death(struct vshmem_dev *dev)
+{
+	struct vshmem_binding *b;
+
+	rcu_read_lock();
+	b = rcu_dereference(dev->binding);
+	if (b) {
+		WRITE_ONCE(*(u32 *)(dev->mem + b->geo.peer_off),
+			   b->geo.dead_value);
+		vshmem_doorbell(dev, b->geo.host_id, b->geo.host_vector);
+	}
+	rcu_read_unlock();
+}
