@@ -1,0 +1,250 @@
+//! Laying a region out, and checking one that somebody else laid out.
+
+use crate::layout::{
+    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE, TABLES, Table,
+    VERSION, lane, obj, peer, sb, task, wake,
+};
+use crate::mem::{Corrupt, Mem, Offset, Ordering};
+
+/// Where a table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// Its first element.
+    pub at: Offset,
+    /// Bytes per element.
+    pub stride: u64,
+    /// Elements.
+    pub count: u64,
+}
+
+/// Where all tables are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// By [`Table`].
+    pub tables: [Place; TABLES],
+    /// Bytes of the region.
+    pub len: u64,
+}
+
+/// Why memory is no region this code can use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FormatError {
+    /// Not a vshmem region at all.
+    #[error(
+        "no vshmem region: magic is {0:#018x}; is this the right file or device, and did its daemon start?"
+    )]
+    Magic(u64),
+    /// Another version.
+    #[error(
+        "region has format version {found}, this library speaks {VERSION}: install the same vshmem release on the host and in every guest"
+    )]
+    Version {
+        /// What the region says.
+        found: u32,
+    },
+    /// A feature this code does not know.
+    #[error("region uses features this library does not know (bits {0:#x}): install a newer vshmem")]
+    Features(u64),
+    /// The memory is shorter than the region in it.
+    #[error("region is truncated: {have} bytes mapped, {need} needed; does the file or BAR have the size of its configuration?")]
+    Truncated {
+        /// Bytes there are.
+        have: u64,
+        /// Bytes the region has.
+        need: u64,
+    },
+    /// A size no region can have.
+    #[error("region file of {0} bytes: the size must be a power of two of at least {MIN_FILE} bytes (16M)")]
+    Size(u64),
+    /// A name no region can have.
+    #[error("region name {0:?}: use 1 to 32 of a-z, 0-9, '-' and '_'")]
+    Name(String),
+    /// The tables do not fit.
+    #[error("tables for {tasks} tasks leave no pages in {len} bytes: configure fewer tasks or a larger region")]
+    NoRoom {
+        /// Tasks asked for.
+        tasks: u64,
+        /// Bytes of the region.
+        len: u64,
+    },
+    /// Something else is wrong with it.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+/// What a new region shall be.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name.
+    pub name: String,
+    /// Its bytes, without [`REGION_BASE`].
+    pub len: u64,
+    /// Tasks (and lanes) at once; 0 chooses by size.
+    pub tasks: u64,
+    /// Limits other than the default.
+    pub limits: Vec<(Limit, u32)>,
+}
+
+impl Spec {
+    /// A region called `name` of `len` bytes with everything else as Linux has it.
+    #[must_use]
+    pub fn new(name: &str, len: u64) -> Self {
+        Self { name: name.to_owned(), len, tasks: 0, limits: Vec::new() }
+    }
+
+    /// The same for a region file of `size` bytes.
+    ///
+    /// # Errors
+    /// The size is no power of two or below [`MIN_FILE`].
+    pub fn for_file(name: &str, size: u64) -> Result<Self, FormatError> {
+        if !size.is_power_of_two() || size < MIN_FILE {
+            return Err(FormatError::Size(size));
+        }
+        Ok(Self::new(name, size - REGION_BASE))
+    }
+}
+
+/// Whether `name` can name a region.
+#[must_use]
+pub fn valid_name(name: &str) -> bool {
+    let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+    (1..=32).contains(&name.len()) && name.bytes().all(good)
+}
+
+/// Tables of a region of `len` bytes for `tasks` tasks: the only place that decides where things are.
+fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
+    let tasks = if tasks == 0 { (len / 8 / lane::STRIDE).clamp(16, 4096) } else { tasks };
+    let tasks = tasks.min(wake::MAX_LANES);
+    let objects = (len / 8192).clamp(64, 32_000);
+    let segs = (len / 32_768).clamp(64, 4096);
+    let buckets = |n: u64| n.next_power_of_two();
+    let cells = |n: u64| n.div_ceil(32);
+    let wake_row = (wake::SUMMARY * 8 + tasks.div_ceil(64) * 8).next_multiple_of(128);
+    let all_pages = len / PAGE;
+    let mut tables = [Place::default(); TABLES];
+    let mut at = sb::SIZE;
+    let mut put = |t: Table, stride: u64, count: u64, align: u64| {
+        at = at.next_multiple_of(align);
+        tables[t as usize] = Place { at: Offset(at), stride, count };
+        at = at.saturating_add(stride.saturating_mul(count));
+        at
+    };
+    put(Table::Peers, peer::STRIDE, peer::COUNT, 4096);
+    put(Table::Wake, wake_row, peer::COUNT, 128);
+    put(Table::Tasks, task::STRIDE, tasks, 4096);
+    put(Table::Owners, 8, tasks, 4096);
+    put(Table::Lanes, lane::STRIDE, tasks, 4096);
+    put(Table::Segs, obj::STRIDE, segs, 4096);
+    put(Table::Sets, obj::STRIDE, objects, 4096);
+    put(Table::Queues, obj::STRIDE, objects, 4096);
+    put(Table::SegKeys, 8, buckets(segs), 4096);
+    put(Table::SetKeys, 8, buckets(objects), 4096);
+    put(Table::QueueKeys, 8, buckets(objects), 4096);
+    put(Table::SegUsed, 8, cells(segs), 4096);
+    put(Table::SetUsed, 8, cells(objects), 4096);
+    put(Table::QueueUsed, 8, cells(objects), 4096);
+    put(Table::PageUsed, 8, cells(all_pages), 4096);
+    let end = put(Table::PageDirty, 8, cells(all_pages), 4096);
+    // Pages are numbered from the region's base, so that 2 MiB of them are aligned in the file too.
+    let first = end.div_ceil(PAGE);
+    if first + 64 > all_pages {
+        return Err(FormatError::NoRoom { tasks, len });
+    }
+    tables[Table::Pages as usize] =
+        Place { at: Offset(first * PAGE), stride: PAGE, count: all_pages - first };
+    Ok(Geometry { tables, len })
+}
+
+fn defaults(geometry: &Geometry) -> [(Limit, u32); LIMITS] {
+    let count = |t: Table| geometry.tables[t as usize].count as u32;
+    let pages = count(Table::Pages);
+    [
+        (Limit::Shmmni, count(Table::Segs)),
+        (Limit::Shmall, pages),
+        (Limit::ShmmaxPages, pages),
+        (Limit::Semmsl, 32_000),
+        (Limit::Semmns, 1_024_000_000),
+        (Limit::Semopm, lane::MAX_OPS as u32),
+        (Limit::Semmni, count(Table::Sets)),
+        (Limit::Msgmax, 8192),
+        (Limit::Msgmnb, 16_384),
+        (Limit::Msgmni, count(Table::Queues)),
+    ]
+}
+
+/// See [`crate::Region::format`].
+pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatError> {
+    if !valid_name(&spec.name) {
+        return Err(FormatError::Name(spec.name.clone()));
+    }
+    if mem.len() < spec.len {
+        return Err(FormatError::Truncated { have: mem.len(), need: spec.len });
+    }
+    let geometry = lay_out(spec.len, spec.tasks)?;
+    let put = |at: u64, value: u64| mem.store(Offset(at), value, Ordering::Relaxed);
+    put(sb::VERSION, u64::from(PAGE_SHIFT) << 32 | u64::from(VERSION))?;
+    put(sb::COMPAT, 0)?;
+    put(sb::RO_COMPAT, 0)?;
+    put(sb::INCOMPAT, 0)?;
+    put(sb::LEN, spec.len)?;
+    mem.write_bytes(Offset(sb::NAME), spec.name.as_bytes())?;
+    for (i, place) in geometry.tables.iter().enumerate() {
+        let at = sb::TABLES + i as u64 * 24;
+        put(at, place.at.0)?;
+        put(at + 8, place.stride)?;
+        put(at + 16, place.count)?;
+    }
+    for (limit, value) in defaults(&geometry).into_iter().chain(spec.limits.iter().copied()) {
+        put(sb::LIMITS + limit as u64 * 8, value.into())?;
+    }
+    let host = geometry.tables[Table::Peers as usize].at;
+    let state = crate::task::peer_state(peer::LIVE, peer::HOST_IVSHMEM);
+    mem.store(host.plus(peer::STATE), state.into(), Ordering::Relaxed)?;
+    mem.write_bytes(host.plus(peer::NAME), b"host")?;
+    // Release: the committing step; pairs with the Acquire in `open`.
+    mem.store(Offset(sb::MAGIC), MAGIC, Ordering::Release)?;
+    Ok(geometry)
+}
+
+/// See [`crate::Region::open`].
+pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
+    if mem.len() < sb::SIZE {
+        return Err(FormatError::Truncated { have: mem.len(), need: MIN_FILE - REGION_BASE });
+    }
+    let get = |at: u64| mem.load(Offset(at), Ordering::Relaxed);
+    // Acquire: pairs with the committing store of `format`.
+    let magic = mem.load(Offset(sb::MAGIC), Ordering::Acquire)?;
+    if magic != MAGIC {
+        return Err(FormatError::Magic(magic));
+    }
+    let version = get(sb::VERSION)?;
+    if version as u32 != VERSION {
+        return Err(FormatError::Version { found: version as u32 });
+    }
+    let unknown = get(sb::INCOMPAT)? & !FEATURES_INCOMPAT;
+    if unknown != 0 {
+        return Err(FormatError::Features(unknown));
+    }
+    if (version >> 32) as u32 != PAGE_SHIFT {
+        return Err(Corrupt::new(Offset(sb::VERSION), "page shift is not 12").into());
+    }
+    let len = get(sb::LEN)?;
+    if len > mem.len() {
+        return Err(FormatError::Truncated { have: mem.len(), need: len });
+    }
+    let mut tables = [Place::default(); TABLES];
+    for (i, place) in tables.iter_mut().enumerate() {
+        let at = sb::TABLES + i as u64 * 24;
+        *place = Place { at: Offset(get(at)?), stride: get(at + 8)?, count: get(at + 16)? };
+    }
+    // The tasks decide everything else: what does not follow from them was tampered with.
+    let tasks = tables[Table::Tasks as usize].count;
+    let expected = lay_out(len, tasks).map_err(|_| {
+        Corrupt::new(Offset(sb::TABLES), "table sizes do not fit the region")
+    })?;
+    if let Some(i) = (0..TABLES).find(|i| tables[*i] != expected.tables[*i]) {
+        let at = Offset(sb::TABLES + i as u64 * 24);
+        return Err(Corrupt::new(at, "a table is not where format version 1 has it").into());
+    }
+    Ok(expected)
+}

@@ -1,0 +1,550 @@
+//! Every byte of region format version 1, as constants.
+//!
+//! `docs/region-format.md` tells the same in prose. All mutable state is in 64-bit words. Most are
+//! *cells*: a 32-bit value in the low half (which is also the futex word) and a tag in the high
+//! half that grows by one with every change, so that a helper that was stopped before its
+//! compare-and-swap can never apply an old step to a newer value (see [`crate::txn`]).
+//!
+//! Any change here changes [`VERSION`].
+
+/// Bytes before the region in its file on every transport; devdax keeps its info block there.
+pub const REGION_BASE: u64 = 2 << 20;
+/// The committing word of a formatted region: `VSHMEM` and a line end, little-endian.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"VSHMEM\r\n");
+/// The format's version.
+pub const VERSION: u32 = 1;
+/// Smallest region file: base, tables and something to hand out.
+pub const MIN_FILE: u64 = 16 << 20;
+/// A page of a segment, as a shift.
+pub const PAGE_SHIFT: u32 = 12;
+/// A page of a segment, in bytes.
+pub const PAGE: u64 = 1 << PAGE_SHIFT;
+
+/// Feature bits this code knows; an unknown bit of `INCOMPAT` refuses the region.
+pub const FEATURES_INCOMPAT: u64 = 0;
+/// As [`FEATURES_INCOMPAT`], but only writing is refused.
+pub const FEATURES_RO_COMPAT: u64 = 0;
+
+/// The superblock: the region's first page.
+pub mod sb {
+    /// `u64` [`super::MAGIC`], stored last.
+    pub const MAGIC: u64 = 0x000;
+    /// `u32` version, `u32` page shift.
+    pub const VERSION: u64 = 0x008;
+    /// Feature bits that change nothing for others.
+    pub const COMPAT: u64 = 0x010;
+    /// Feature bits that forbid writing to those who do not know them.
+    pub const RO_COMPAT: u64 = 0x018;
+    /// Feature bits that forbid opening to those who do not know them.
+    pub const INCOMPAT: u64 = 0x020;
+    /// Bytes of the region (the file less [`super::REGION_BASE`]).
+    pub const LEN: u64 = 0x028;
+    /// 64 bytes, the region's name, zero-padded UTF-8.
+    pub const NAME: u64 = 0x040;
+    /// [`super::Table`] entries of {offset, stride, count}.
+    pub const TABLES: u64 = 0x080;
+    /// Cells, one per [`super::Limit`].
+    pub const LIMITS: u64 = 0x300;
+    /// One [`super::dir`] block per kind, 256 bytes apart.
+    pub const DIRS: u64 = 0x400;
+    /// The arena's block, see [`super::arena`].
+    pub const ARENA: u64 = 0x800;
+    /// Bytes of the superblock.
+    pub const SIZE: u64 = 0x4000;
+}
+
+/// Tables the superblock points to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Table {
+    /// Peers, [`peer`].
+    Peers = 0,
+    /// Wake bitmaps, one row a peer, [`wake`].
+    Wake,
+    /// Tasks, [`task`].
+    Tasks,
+    /// One owner word a lane: dense, so that a reaper finds a task's lanes without touching them.
+    Owners,
+    /// Lanes, [`lane`].
+    Lanes,
+    /// Segments, [`obj`] and [`seg`].
+    Segs,
+    /// Semaphore sets, [`obj`] and [`set`].
+    Sets,
+    /// Message queues, [`obj`] and [`queue`].
+    Queues,
+    /// Hash buckets of segments' keys: cells of index + 1.
+    SegKeys,
+    /// Hash buckets of sets' keys.
+    SetKeys,
+    /// Hash buckets of queues' keys.
+    QueueKeys,
+    /// Used segment indices, 32 a cell.
+    SegUsed,
+    /// Used set indices, 32 a cell.
+    SetUsed,
+    /// Used queue indices, 32 a cell.
+    QueueUsed,
+    /// Pages in use, 32 a cell.
+    PageUsed,
+    /// Pages that may hold old bytes, 32 a cell.
+    PageDirty,
+    /// The pages themselves.
+    Pages,
+}
+
+/// Number of [`Table`]s.
+pub const TABLES: usize = 17;
+
+impl Table {
+    /// All tables in their order in the region.
+    pub const ALL: [Self; TABLES] = [
+        Self::Peers,
+        Self::Wake,
+        Self::Tasks,
+        Self::Owners,
+        Self::Lanes,
+        Self::Segs,
+        Self::Sets,
+        Self::Queues,
+        Self::SegKeys,
+        Self::SetKeys,
+        Self::QueueKeys,
+        Self::SegUsed,
+        Self::SetUsed,
+        Self::QueueUsed,
+        Self::PageUsed,
+        Self::PageDirty,
+        Self::Pages,
+    ];
+}
+
+/// Limits of a region: cells at [`sb::LIMITS`], defaults as Linux has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Limit {
+    /// Segments at once.
+    Shmmni = 0,
+    /// Pages of all segments.
+    Shmall,
+    /// Pages of the largest segment.
+    ShmmaxPages,
+    /// Semaphores per set.
+    Semmsl,
+    /// Semaphores of all sets.
+    Semmns,
+    /// Operations per `semop`.
+    Semopm,
+    /// Sets at once.
+    Semmni,
+    /// Bytes per message.
+    Msgmax,
+    /// Default bytes per queue.
+    Msgmnb,
+    /// Queues at once.
+    Msgmni,
+}
+
+/// Number of [`Limit`]s.
+pub const LIMITS: usize = 10;
+
+/// The directory block of one kind of object.
+pub mod dir {
+    /// Lock of the kind's directory: keys, indices, totals.
+    pub const LOCK: u64 = 0x00;
+    /// Objects in use.
+    pub const IN_USE: u64 = 0x08;
+    /// The index handed out last.
+    pub const LAST: u64 = 0x10;
+    /// The sequence number of ids handed out now.
+    pub const SEQ: u64 = 0x18;
+    /// Pages of all segments; semaphores of all sets; unused for queues.
+    pub const TOTAL: u64 = 0x20;
+    /// Bytes from one kind's block to the next.
+    pub const STRIDE: u64 = 0x100;
+}
+
+/// The arena's block in the superblock.
+pub mod arena {
+    /// Lock of pages and pools.
+    pub const LOCK: u64 = 0x00;
+    /// Where the next search for pages begins.
+    pub const CURSOR: u64 = 0x08;
+    /// Pages in use.
+    pub const PAGES: u64 = 0x10;
+    /// {free list head, carving position, carving end} of each pool and class.
+    pub const POOLS: u64 = 0x80;
+    /// Bytes of one pool class.
+    pub const POOL_STRIDE: u64 = 32;
+    /// Smallest block, as a shift.
+    pub const MIN_SHIFT: u32 = 6;
+    /// Classes of a pool: 64 bytes to 2 MiB.
+    pub const CLASSES: u32 = 16;
+    /// Pools: memory that changes hands only within one never changes its type, so that a late
+    /// compare-and-swap on a freed word can never meet other data.
+    pub const POOLS_COUNT: u32 = 4;
+}
+
+/// One peer.
+pub mod peer {
+    /// Cell: [`EMPTY`], [`CLAIMED`], [`LIVE`] or [`DEAD`] in the low 8 bits of the value, the
+    /// peer's ivshmem ID in the 16 above, so that who it is is known from the first step on. The
+    /// kernel module stores the value for [`DEAD`] into the low half on panic and reboot.
+    pub const STATE: u64 = 0x00;
+    /// Cell, grows with every new owner of the slot.
+    pub const INCARNATION: u64 = 0x08;
+    /// Cell: its number of vectors.
+    pub const VECTORS: u64 = 0x18;
+    /// 16 bytes: the kernel's boot id.
+    pub const BOOT: u64 = 0x20;
+    /// 64 bytes: its name, zero-padded.
+    pub const NAME: u64 = 0x40;
+    /// Bytes per peer.
+    pub const STRIDE: u64 = 0x100;
+    /// Peers of a region; the writer field of a semaphore has 6 bits for one.
+    pub const COUNT: u64 = 64;
+    /// Nobody.
+    pub const EMPTY: u32 = 0;
+    /// Attached.
+    pub const LIVE: u32 = 1;
+    /// Dead, being reaped.
+    pub const DEAD: u32 = 2;
+    /// Its name and boot id are being written.
+    pub const CLAIMED: u32 = 3;
+    /// The host's ivshmem ID.
+    pub const HOST_IVSHMEM: u32 = 0xfff0;
+    /// The interrupt vector that says "look at your wake bitmap".
+    pub const WAKE_VECTOR: u32 = 0;
+    /// The interrupt vector that says "look at the tables".
+    pub const CONTROL_VECTOR: u32 = 1;
+}
+
+/// A peer's wake bitmap: which of its lanes somebody wants to wake. Hints only.
+pub mod wake {
+    /// Summary words before the leaf words.
+    pub const SUMMARY: u64 = 8;
+    /// Lanes a region may have: what the summary covers, and what a lock word has bits for.
+    pub const MAX_LANES: u64 = SUMMARY * 64 * 64 / 2 - 1;
+}
+
+/// One task.
+pub mod task {
+    /// Word: state in the low 8 bits, incarnation above; every change adds to bit 8 and up.
+    pub const STATE: u64 = 0x00;
+    /// Lock of the task's lists.
+    pub const LOCK: u64 = 0x08;
+    /// Cell: peer index.
+    pub const PEER: u64 = 0x10;
+    /// Cell: process id in that peer's own numbering.
+    pub const PID: u64 = 0x18;
+    /// Word: the process's start time, in clock ticks since that kernel's boot.
+    pub const START: u64 = 0x20;
+    /// Cell: first undo record.
+    pub const UNDO: u64 = 0x28;
+    /// Cell: first attachment record.
+    pub const ATTACH: u64 = 0x30;
+    /// Cell: user id, for listings.
+    pub const UID: u64 = 0x38;
+    /// 16 bytes: command name, for listings.
+    pub const COMM: u64 = 0x40;
+    /// Cell: the oldest version this task pins (for snapshots; 0 = none).
+    pub const PIN: u64 = 0x50;
+    /// Bytes per task.
+    pub const STRIDE: u64 = 0x80;
+    /// Nobody.
+    pub const FREE: u64 = 0;
+    /// Being filled in by its endpoint or by a forking parent.
+    pub const CLAIMED: u64 = 1;
+    /// Attached.
+    pub const LIVE: u64 = 2;
+    /// Dead, being reaped.
+    pub const DYING: u64 = 3;
+}
+
+/// One lane: a journal and a wait slot for one thread of execution of a task.
+pub mod lane {
+    /// Cell: the wait slot's status, alone on its line; see [`crate::wait`].
+    pub const STATUS: u64 = 0x000;
+    /// Word: the journal's {sequence, state}; see [`crate::txn`].
+    pub const JOURNAL: u64 = 0x080;
+    /// Word: number of journal entries.
+    pub const ENTRIES: u64 = 0x088;
+    /// Word: number of locks.
+    pub const LOCKS: u64 = 0x090;
+    /// Words: the locks' offsets.
+    pub const LOCK: u64 = 0x098;
+    /// Locks one transaction can hold.
+    pub const MAX_LOCKS: usize = 4;
+    /// Cell: what the lane holds on to between transactions (a block, in 64-byte units).
+    pub const HELD: u64 = 0x0c0;
+    /// Cell: why it holds it, [`super::held`].
+    pub const HELD_WHY: u64 = 0x0c8;
+    /// Cell: an index that belongs to the reason.
+    pub const HELD_FOR: u64 = 0x0d0;
+    /// Cell: the life of the object of that index.
+    pub const HELD_LIFE: u64 = 0x0d8;
+    /// Cell: which list the wait slot is in, [`super::waits`].
+    pub const WAIT_KIND: u64 = 0x100;
+    /// Cell: the object's index.
+    pub const WAIT_OBJ: u64 = 0x108;
+    /// Cell: previous waiter, lane + 1.
+    pub const WAIT_PREV: u64 = 0x110;
+    /// Cell: next waiter, lane + 1.
+    pub const WAIT_NEXT: u64 = 0x118;
+    /// Cell: peer of the sleeper.
+    pub const WAIT_PEER: u64 = 0x120;
+    /// Cell: its {peer, pid}, as [`crate::task::Identity`].
+    pub const WAIT_WHO: u64 = 0x128;
+    /// Cell: task index.
+    pub const WAIT_TASK: u64 = 0x130;
+    /// Cell: number of operations; for queues flags.
+    pub const WAIT_N: u64 = 0x138;
+    /// Cell: undo record (block) or 0; for queues the message block.
+    pub const WAIT_BLOCK: u64 = 0x140;
+    /// Cells: message type wanted, low and high half.
+    pub const WAIT_TYPE: u64 = 0x148;
+    /// Cell: size of the receiver's buffer, low and high half.
+    pub const WAIT_SIZE: u64 = 0x158;
+    /// Words: the operations of a waiting `semop`, one each.
+    pub const OPS: u64 = 0x200;
+    /// Operations at the most. (The model checker gets small lanes: it pays for every word.)
+    pub const MAX_OPS: usize = if cfg!(loom) { 0 } else { 500 };
+    /// Journal entries: {offset and flags, old, new}.
+    pub const JOURNAL_ENTRY: u64 = if cfg!(loom) { 0x200 } else { 0x1200 };
+    /// Journal entries at the most.
+    pub const MAX_ENTRIES: usize = if cfg!(loom) { 4 } else { 1100 };
+    /// Bytes per journal entry.
+    pub const ENTRY_SIZE: u64 = 24;
+    /// Bytes per lane.
+    pub const STRIDE: u64 = if cfg!(loom) { 0x280 } else { 0x8000 };
+    const _: () = assert!(OPS + 8 * MAX_OPS as u64 <= JOURNAL_ENTRY);
+    const _: () = assert!(JOURNAL_ENTRY + MAX_ENTRIES as u64 * ENTRY_SIZE <= STRIDE);
+}
+
+/// Why a lane holds a block between two transactions; what the reaper does with it.
+pub mod held {
+    /// It holds nothing.
+    pub const NOTHING: u32 = 0;
+    /// A message not yet sent: freed.
+    pub const SENDING: u32 = 1;
+    /// A message received and not yet copied out: goes back to its queue's head.
+    pub const RECEIVED: u32 = 2;
+    /// The extents of a segment being made or unmade: pages and list freed.
+    pub const EXTENTS: u32 = 3;
+    /// Semaphores of a set being made: freed.
+    pub const SEMS: u32 = 4;
+    /// An undo record not yet linked: freed.
+    pub const UNDO: u32 = 5;
+    /// An attachment record not yet linked: freed.
+    pub const ATTACH: u32 = 6;
+    /// A page run taken for scrubbing (value: first page; for: pages): freed.
+    pub const SCRUB: u32 = 7;
+}
+
+/// Which list a wait slot is in.
+pub mod waits {
+    /// None.
+    pub const NONE: u32 = 0;
+    /// A set's.
+    pub const SEM: u32 = 1;
+    /// A queue's receivers'.
+    pub const RECV: u32 = 2;
+    /// A queue's senders'.
+    pub const SEND: u32 = 3;
+}
+
+/// What all objects begin with.
+pub mod obj {
+    /// Lock of the object.
+    pub const LOCK: u64 = 0x00;
+    /// Cell: sequence number << 2 | state.
+    pub const LIFE: u64 = 0x08;
+    /// Cell: key.
+    pub const KEY: u64 = 0x10;
+    /// Cell: next object of the same hash bucket, index + 1.
+    pub const NEXT: u64 = 0x18;
+    /// Cell: mode.
+    pub const MODE: u64 = 0x20;
+    /// Cell: owner.
+    pub const UID: u64 = 0x28;
+    /// Cell: owner's group.
+    pub const GID: u64 = 0x30;
+    /// Cell: creator.
+    pub const CUID: u64 = 0x38;
+    /// Cell: creator's group.
+    pub const CGID: u64 = 0x40;
+    /// Cell: time of the last change, seconds since 1970, unsigned.
+    pub const CTIME: u64 = 0x48;
+    /// Cell: {peer, pid} of the creator.
+    pub const CPID: u64 = 0x50;
+    /// Word: hash of the type, 0 for System V objects.
+    pub const TYPE: u64 = 0x58;
+    /// Cell: block with a long name, 0 for System V objects.
+    pub const NAME: u64 = 0x60;
+    /// Bytes per object.
+    pub const STRIDE: u64 = 0x100;
+    /// No object.
+    pub const FREE: u32 = 0;
+    /// An object.
+    pub const LIVE: u32 = 1;
+    /// A segment removed while attached.
+    pub const DOOMED: u32 = 2;
+}
+
+/// A segment's own part.
+pub mod seg {
+    /// Cell: size in bytes, low half.
+    pub const SIZE_LO: u64 = 0x80;
+    /// Cell: size in bytes, high half.
+    pub const SIZE_HI: u64 = 0x88;
+    /// Cell: block of extents.
+    pub const EXTENTS: u64 = 0x90;
+    /// Cell: attachments.
+    pub const NATTCH: u64 = 0x98;
+    /// Cell: last attach.
+    pub const ATIME: u64 = 0xa0;
+    /// Cell: last detach.
+    pub const DTIME: u64 = 0xa8;
+    /// Cell: {peer, pid} of the last attach or detach.
+    pub const LPID: u64 = 0xb0;
+    /// Cell: pages.
+    pub const PAGES: u64 = 0xb8;
+}
+
+/// A block of extents: count, then {first page, pages, references} each.
+pub mod extents {
+    /// Cell: number of extents.
+    pub const COUNT: u64 = 0x08;
+    /// Cells of the first extent.
+    pub const FIRST: u64 = 0x20;
+    /// Bytes per extent: first page, pages, references, spare.
+    pub const STRIDE: u64 = 0x20;
+    /// Pages of the largest extent: its bits in the page bitmap fit one journal.
+    pub const MAX_PAGES: u32 = 16384;
+}
+
+/// A set's own part.
+pub mod set {
+    /// Cell: semaphores.
+    pub const NSEMS: u64 = 0x80;
+    /// Cell: block of semaphores.
+    pub const SEMS: u64 = 0x88;
+    /// Cell: first waiter, lane + 1.
+    pub const HEAD: u64 = 0x90;
+    /// Cell: last waiter.
+    pub const TAIL: u64 = 0x98;
+    /// Cell: waiters.
+    pub const WAITERS: u64 = 0xa0;
+    /// Cell: 1 while waiters may be able to go.
+    pub const DIRTY: u64 = 0xa8;
+    /// Word: seconds of the last `semop` that took the queued path.
+    pub const OTIME: u64 = 0xb0;
+    /// Cell: first undo record of the set.
+    pub const UNDO: u64 = 0xb8;
+}
+
+/// One semaphore; a block of them begins with a link cell in slot 0, semaphores follow.
+pub mod sem {
+    /// Word: see [`crate::layout::sem`]'s bits.
+    pub const WORD: u64 = 0x00;
+    /// Word: seconds of its last fast operation.
+    pub const OTIME: u64 = 0x08;
+    /// Cell: grows with every SETVAL, which cancels the undo adjustments of before.
+    pub const EPOCH: u64 = 0x10;
+    /// Bytes per semaphore: a line of its own.
+    pub const STRIDE: u64 = 0x40;
+    /// Bits of the value.
+    pub const VALUE: u64 = 0x7fff;
+    /// Set while only the holder of the set's lock may change the word.
+    pub const FROZEN: u64 = 0x8000;
+    /// Where the last writer's {peer, pid} begins: 28 bits.
+    pub const WHO_SHIFT: u32 = 16;
+    /// Where the sequence begins: 20 bits.
+    pub const SEQ_SHIFT: u32 = 44;
+}
+
+/// An undo record: one task's adjustments of one set.
+pub mod undo {
+    /// Cell: free list link.
+    pub const LINK: u64 = 0x00;
+    /// Cell: next record of the task.
+    pub const TASK_NEXT: u64 = 0x08;
+    /// Cell: next record of the set.
+    pub const SET_NEXT: u64 = 0x10;
+    /// Cell: task index.
+    pub const TASK: u64 = 0x18;
+    /// Cell: set index.
+    pub const SET: u64 = 0x20;
+    /// Cell: the set's life.
+    pub const LIFE: u64 = 0x28;
+    /// Cell: semaphores.
+    pub const NSEMS: u64 = 0x30;
+    /// {adjustment, epoch} cells of the first semaphore.
+    pub const FIRST: u64 = 0x40;
+    /// Bytes per semaphore.
+    pub const STRIDE: u64 = 0x10;
+}
+
+/// An attachment record: how often one task has one segment attached.
+pub mod attach {
+    /// Cell: free list link.
+    pub const LINK: u64 = 0x00;
+    /// Cell: next record of the task.
+    pub const NEXT: u64 = 0x08;
+    /// Cell: segment index.
+    pub const SEG: u64 = 0x10;
+    /// Cell: the segment's life.
+    pub const LIFE: u64 = 0x18;
+    /// Cell: attachments.
+    pub const COUNT: u64 = 0x20;
+    /// Bytes per record.
+    pub const SIZE: u64 = 0x40;
+}
+
+/// A queue's own part.
+pub mod queue {
+    /// Cell: first message.
+    pub const HEAD: u64 = 0x80;
+    /// Cell: last message.
+    pub const TAIL: u64 = 0x88;
+    /// Cell: messages.
+    pub const QNUM: u64 = 0x90;
+    /// Cell: bytes.
+    pub const CBYTES: u64 = 0x98;
+    /// Cell: bytes allowed.
+    pub const QBYTES: u64 = 0xa0;
+    /// Cell: last send.
+    pub const STIME: u64 = 0xa8;
+    /// Cell: last receive.
+    pub const RTIME: u64 = 0xb0;
+    /// Cell: {peer, pid} of the last sender.
+    pub const LSPID: u64 = 0xb8;
+    /// Cell: {peer, pid} of the last receiver.
+    pub const LRPID: u64 = 0xc0;
+    /// Cell: first waiting receiver, lane + 1.
+    pub const RECV_HEAD: u64 = 0xc8;
+    /// Cell: last waiting receiver.
+    pub const RECV_TAIL: u64 = 0xd0;
+    /// Cell: first waiting sender.
+    pub const SEND_HEAD: u64 = 0xd8;
+    /// Cell: last waiting sender.
+    pub const SEND_TAIL: u64 = 0xe0;
+    /// Cell: 1 while waiters may be able to go.
+    pub const DIRTY: u64 = 0xe8;
+}
+
+/// A message: cells, then the bytes.
+pub mod msg {
+    /// Cell: free list link.
+    pub const LINK: u64 = 0x00;
+    /// Cell: next message of the queue.
+    pub const NEXT: u64 = 0x08;
+    /// Cell: type, low half.
+    pub const TYPE_LO: u64 = 0x10;
+    /// Cell: type, high half.
+    pub const TYPE_HI: u64 = 0x18;
+    /// Cell: bytes.
+    pub const SIZE: u64 = 0x20;
+    /// The bytes.
+    pub const BYTES: u64 = 0x28;
+}

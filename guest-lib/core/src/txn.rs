@@ -1,0 +1,457 @@
+//! Transactions: how a region changes.
+//!
+//! A transaction takes the locks of what it reads and writes, computes its writes privately, and
+//! then makes them all visible with one compare-and-swap. The owner of a lock may be killed or
+//! stopped at any instruction, so a lock is never waited for without end:
+//!
+//! * **before the commit** nothing has changed: anyone may *steal* the lock by moving the owner's
+//!   journal from `ACTIVE` to `ABORTED`. The owner finds out when its own commit fails, and retries;
+//! * **after the commit** the journal says what is to be written: anyone may *help*, that is, write
+//!   it and release the locks. The owner, when it comes back, finds it done.
+//!
+//! This is a software transactional memory with ownership records and a redo log, cut down to what
+//! an IPC object needs. Helping follows lock-free locks (Ben-David, Blelloch, Wei, PPoPP 2022), the
+//! descriptor with one status word Harris, Fraser and Pratt's multi-word CAS (DISC 2002).
+//! `docs/adr/0001` compares it with plain robust locks, with figures.
+//!
+//! # Steps
+//!
+//! 1. journal ← {seq + 1, `ACTIVE`};
+//! 2. each lock word: 0 → {seq, lane} (compare-and-swap);
+//! 3. reads, and writes into a private list;
+//! 4. entries and lock list stored in the lane;
+//! 5. **journal: `ACTIVE` → `COMMITTED`, the committing step**;
+//! 6. each entry applied by compare-and-swap, old → new;
+//! 7. each lock word: {seq, lane} → 0;
+//! 8. sleepers named by entries woken;
+//! 9. journal ← {seq, `IDLE`}.
+//!
+//! A death before 5 leaves at most lock words that the next comer overwrites; a death after 5 is
+//! finished by the next comer that wants one of the locks, or by the reaper, whichever is first.
+//!
+//! # Why a late helper does no harm
+//!
+//! A helper that was stopped inside step 6 and resumes much later still compares with the `old`
+//! word. Cells carry a tag that grows with every change, semaphore words a sequence, and memory of
+//! the pools never changes its type, so the comparison fails. Entries are only rewritten after the
+//! journal left `COMMITTED`, and a helper looks at the journal again after copying each one.
+
+use crate::layout::{Table, lane};
+use crate::mem::{Corrupt, Offset, Ordering, Platform};
+use crate::region::Region;
+
+/// Index of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct LaneId(pub u32);
+
+const IDLE: u64 = 0;
+const ACTIVE: u64 = 1;
+const COMMITTED: u64 = 2;
+const ABORTED: u64 = 3;
+/// Bits of a lane's number (plus one) in a lock word.
+const LANE_BITS: u32 = 15;
+/// Entry flag in the low bits of the offset: the word is a wait slot's status; wake its sleeper.
+const WAKE: u64 = 1;
+/// Turns of [`crate::mem::Mem::relax`] before an active owner is taken for stopped; doubled with every retry.
+const PATIENCE: u32 = if cfg!(loom) { 0 } else { 256 };
+
+const fn journal(seq: u64, state: u64) -> u64 {
+    seq << 2 | state
+}
+
+const fn lock_word(seq: u64, lane: LaneId) -> u64 {
+    seq << LANE_BITS | (lane.0 as u64 + 1)
+}
+
+/// One cell's next word: the new value under a tag grown by one.
+#[must_use]
+pub const fn next_cell(old: u64, value: u32) -> u64 {
+    ((old >> 32) as u32).wrapping_add(1) as u64 * (1 << 32) | value as u64
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Offset,
+    wake: bool,
+    old: u64,
+    new: u64,
+}
+
+/// A lane this process may run transactions on: one at a time.
+///
+/// A signal handler that interrupts a transaction needs a lane of its own.
+#[derive(Debug)]
+pub struct Lane {
+    id: LaneId,
+    writes: Vec<Entry>,
+    locks: Vec<Offset>,
+}
+
+impl Lane {
+    /// A handle on lane `id`, which the caller's task owns (see [`Region::claim_lane`]).
+    #[must_use]
+    pub fn new(id: LaneId) -> Self {
+        Self {
+            id,
+            writes: Vec::with_capacity(lane::MAX_ENTRIES),
+            locks: Vec::with_capacity(lane::MAX_LOCKS),
+        }
+    }
+
+    /// Its index.
+    #[must_use]
+    pub fn id(&self) -> LaneId {
+        self.id
+    }
+}
+
+/// A transaction in progress. See the [module](self) for what it promises.
+///
+/// What it reads is consistent only if it commits: after its locks were stolen it may see any
+/// mixture, so loops over what it reads must be bounded. An error it returns counts only if the
+/// locks were still its own; otherwise the closure runs again.
+pub struct Txn<'a, P> {
+    region: &'a Region<P>,
+    lane: &'a mut Lane,
+    seq: u64,
+    attempt: u32,
+}
+
+impl<P: Platform> Region<P> {
+    /// Runs `body` as one atomic step: all its writes happen, or none.
+    ///
+    /// The closure may run several times; it must have no effect outside the transaction.
+    ///
+    /// # Errors
+    /// What `body` returned while its locks were its own, or corruption met on the way; nothing
+    /// was written then.
+    ///
+    /// # If the caller dies
+    /// The step happened entirely or not at all; whoever needs its locks next settles which.
+    pub fn transact<T, E: From<Corrupt>>(
+        &self,
+        lane: &mut Lane,
+        mut body: impl FnMut(&mut Txn<'_, P>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut attempt = 0;
+        loop {
+            let mut txn = Txn::begin(self, lane, attempt)?;
+            match body(&mut txn) {
+                Ok(value) => {
+                    if txn.commit()? {
+                        return Ok(value);
+                    }
+                }
+                Err(error) => {
+                    if txn.end()? {
+                        return Err(error);
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Settles what the owner of lane `id` left behind, be it dead, stopped or merely slow: a
+    /// committed transaction is completed, an active one aborted if `abort` says so.
+    ///
+    /// # Errors
+    /// The lane's journal is corrupt.
+    pub fn settle_lane(&self, id: LaneId, abort: bool) -> Result<(), Corrupt> {
+        let at = self.lane(id)?.plus(lane::JOURNAL);
+        // Acquire: pairs with the commit; what the entries say is visible.
+        let word = self.mem().load(at, Ordering::Acquire)?;
+        match word & 3 {
+            COMMITTED => self.help(id, word >> 2),
+            ACTIVE if abort => {
+                self.mem().cas(at, word, journal(word >> 2, ABORTED))?;
+                // Whoever committed in between is completed; anything else has nothing to complete.
+                let now = self.mem().load(at, Ordering::Acquire)?;
+                if now == journal(word >> 2, COMMITTED) { self.help(id, word >> 2) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the lane's journal is committed and not yet finished by its owner.
+    ///
+    /// # Errors
+    /// The lane does not exist.
+    pub fn lane_committed(&self, id: LaneId) -> Result<bool, Corrupt> {
+        let word = self.mem().load(self.lane(id)?.plus(lane::JOURNAL), Ordering::Acquire)?;
+        Ok(word & 3 == COMMITTED)
+    }
+
+    /// Steps 6 to 8 of transaction `seq` of lane `id`, by anyone, any number of times.
+    fn help(&self, id: LaneId, seq: u64) -> Result<(), Corrupt> {
+        let base = self.lane(id)?;
+        let mem = self.mem();
+        let status = base.plus(lane::JOURNAL);
+        // Acquire: pairs with the owner's rewriting of the entries, which follows its IDLE.
+        let still = || Ok::<_, Corrupt>(mem.load(status, Ordering::Acquire)? == journal(seq, COMMITTED));
+        let entries = mem.load(base.plus(lane::ENTRIES), Ordering::Acquire)?;
+        let locks = mem.load(base.plus(lane::LOCKS), Ordering::Acquire)?;
+        if !still()? {
+            return Ok(());
+        }
+        if entries > lane::MAX_ENTRIES as u64 || locks > lane::MAX_LOCKS as u64 {
+            return Err(Corrupt::new(base.plus(lane::ENTRIES), "journal longer than its room"));
+        }
+        let entry = |i: u64| {
+            let at = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
+            Ok::<_, Corrupt>([
+                mem.load(at, Ordering::Acquire)?,
+                mem.load(at.plus(8), Ordering::Acquire)?,
+                mem.load(at.plus(16), Ordering::Acquire)?,
+            ])
+        };
+        for i in 0..entries {
+            let [at, old, new] = entry(i)?;
+            if !still()? {
+                return Ok(());
+            }
+            mem.cas(Offset(at & !7), old, new)?;
+        }
+        for i in 0..locks {
+            let at = Offset(mem.load(base.plus(lane::LOCK).index(i, 8), Ordering::Acquire)?);
+            if !still()? {
+                return Ok(());
+            }
+            mem.cas(at, lock_word(seq, id), 0)?;
+        }
+        for i in 0..entries {
+            let [at, ..] = entry(i)?;
+            if !still()? {
+                return Ok(());
+            }
+            if at & WAKE != 0 {
+                self.wake_status(Offset(at & !7))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes the sleeper whose status word is at `at`.
+    pub(crate) fn wake_status(&self, at: Offset) -> Result<(), Corrupt> {
+        let lanes = self.table(Table::Lanes);
+        let i = at.0.wrapping_sub(lanes.at.0) / lane::STRIDE;
+        if i >= lanes.count || lanes.at.index(i, lane::STRIDE).plus(lane::STATUS) != at {
+            return Err(Corrupt::new(at, "wake of something that is no wait slot"));
+        }
+        let peer = self.mem().load(lanes.at.index(i, lane::STRIDE).plus(lane::WAIT_PEER), Ordering::Acquire)?;
+        self.mem().wake(i as u32, at, peer as u32);
+        Ok(())
+    }
+}
+
+impl<'a, P: Platform> Txn<'a, P> {
+    fn begin(region: &'a Region<P>, lane: &'a mut Lane, attempt: u32) -> Result<Self, Corrupt> {
+        lane.writes.clear();
+        lane.locks.clear();
+        let at = region.lane(lane.id)?.plus(lane::JOURNAL);
+        // Acquire: an abort by another, or our own past.
+        let word = region.mem().load(at, Ordering::Acquire)?;
+        if word & 3 == COMMITTED {
+            // The last call of this lane was left by a jump after its commit.
+            region.help(lane.id, word >> 2)?;
+        }
+        let seq = (word >> 2) + 1;
+        // Release: the entries of the last transaction are not rewritten before this is seen.
+        region.mem().store(at, journal(seq, ACTIVE), Ordering::Release)?;
+        Ok(Self { region, lane, seq, attempt })
+    }
+
+    /// The region it runs on.
+    #[must_use]
+    pub fn region(&self) -> &'a Region<P> {
+        self.region
+    }
+
+    /// The lane it runs on.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane.id
+    }
+
+    fn journal_at(&self) -> Result<Offset, Corrupt> {
+        Ok(self.region.lane(self.lane.id)?.plus(lane::JOURNAL))
+    }
+
+    /// Takes the lock word at `at`. Locks are taken in the order directory, object, task, arena.
+    ///
+    /// Waits for no one: an owner that committed is helped, one that does not within a short
+    /// patience is robbed.
+    ///
+    /// # Errors
+    /// More than [`lane::MAX_LOCKS`] locks, or a lock word that names no lane.
+    pub fn lock(&mut self, at: Offset) -> Result<(), Corrupt> {
+        if self.lane.locks.contains(&at) {
+            return Ok(());
+        }
+        if self.lane.locks.len() == lane::MAX_LOCKS {
+            return Err(Corrupt::new(at, "transaction needs too many locks"));
+        }
+        let mem = self.region.mem();
+        let mine = lock_word(self.seq, self.lane.id);
+        let mut waited = 0;
+        let patience = PATIENCE << self.attempt.min(8);
+        loop {
+            // Acquire: pairs with the release of the last owner, or with its taking.
+            let word = mem.load(at, Ordering::Acquire)?;
+            if word == 0 {
+                if mem.cas(at, 0, mine)? {
+                    break;
+                }
+                continue;
+            }
+            let owner = LaneId((word & ((1 << LANE_BITS) - 1)) as u32);
+            let owner = LaneId(owner.0.wrapping_sub(1));
+            let seq = word >> LANE_BITS;
+            let status = self
+                .region
+                .lane(owner)
+                .map_err(|_| Corrupt::new(at, "lock held by a lane that does not exist"))?
+                .plus(lane::JOURNAL);
+            let state = mem.load(status, Ordering::Acquire)?;
+            if state == journal(seq, ACTIVE) {
+                if waited < patience {
+                    mem.relax(waited);
+                    waited += 1;
+                } else {
+                    mem.cas(status, state, journal(seq, ABORTED))?;
+                }
+            } else if state == journal(seq, COMMITTED) {
+                self.region.help(owner, seq)?;
+            } else if mem.cas(at, word, mine)? {
+                // That transaction is over, and was aborted: an owner that commits lets go first.
+                break;
+            }
+        }
+        self.lane.locks.push(at);
+        Ok(())
+    }
+
+    /// The word at `at` as this transaction sees it.
+    ///
+    /// # Errors
+    /// `at` is outside the region.
+    pub fn word(&self, at: Offset) -> Result<u64, Corrupt> {
+        match self.lane.writes.iter().rev().find(|e| e.at == at) {
+            Some(entry) => Ok(entry.new),
+            // Acquire: pairs with the application of the step that wrote it.
+            None => self.region.mem().load(at, Ordering::Acquire),
+        }
+    }
+
+    /// The value of the cell at `at` as this transaction sees it.
+    ///
+    /// # Errors
+    /// `at` is outside the region.
+    pub fn get(&self, at: Offset) -> Result<u32, Corrupt> {
+        Ok(self.word(at)? as u32)
+    }
+
+    /// Will write `new` over the whole word at `at`, which must differ from every earlier content
+    /// (a sequence, a tag).
+    ///
+    /// # Errors
+    /// The journal is full, or `at` is outside.
+    pub fn set_word(&mut self, at: Offset, new: u64) -> Result<(), Corrupt> {
+        self.write(at, |_| new, false)
+    }
+
+    /// Will write `value` into the cell at `at`.
+    ///
+    /// # Errors
+    /// The journal is full, or `at` is outside.
+    pub fn set(&mut self, at: Offset, value: u32) -> Result<(), Corrupt> {
+        self.write(at, |old| next_cell(old, value), false)
+    }
+
+    /// Will write `value` into the wait-slot status of `lane` and wake its sleeper.
+    ///
+    /// # Errors
+    /// The journal is full, or there is no such lane.
+    pub fn set_status(&mut self, lane: LaneId, value: u32) -> Result<(), Corrupt> {
+        let at = self.region.lane(lane)?.plus(lane::STATUS);
+        self.write(at, |old| next_cell(old, value), true)
+    }
+
+    fn write(&mut self, at: Offset, new: impl Fn(u64) -> u64, wake: bool) -> Result<(), Corrupt> {
+        if let Some(entry) = self.lane.writes.iter_mut().rev().find(|e| e.at == at) {
+            entry.new = new(entry.old);
+            entry.wake |= wake;
+            return Ok(());
+        }
+        if self.lane.writes.len() == lane::MAX_ENTRIES {
+            return Err(Corrupt::new(at, "transaction writes too much"));
+        }
+        let old = self.region.mem().load(at, Ordering::Acquire)?;
+        self.lane.writes.push(Entry { at, wake, old, new: new(old) });
+        Ok(())
+    }
+
+    /// Entries still free in the journal.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        lane::MAX_ENTRIES - self.lane.writes.len()
+    }
+
+    /// Steps 4 to 9. `false`: the locks were stolen; nothing happened.
+    fn commit(mut self) -> Result<bool, Corrupt> {
+        if self.lane.writes.is_empty() {
+            return self.end();
+        }
+        let mem = self.region.mem();
+        let base = self.region.lane(self.lane.id)?;
+        for (i, entry) in self.lane.writes.iter().enumerate() {
+            let at = base.plus(lane::JOURNAL_ENTRY).index(i as u64, lane::ENTRY_SIZE);
+            // Relaxed: published by the commit below.
+            mem.store(at, entry.at.0 | u64::from(entry.wake), Ordering::Relaxed)?;
+            mem.store(at.plus(8), entry.old, Ordering::Relaxed)?;
+            mem.store(at.plus(16), entry.new, Ordering::Relaxed)?;
+        }
+        for (i, at) in self.lane.locks.iter().enumerate() {
+            mem.store(base.plus(lane::LOCK).index(i as u64, 8), at.0, Ordering::Relaxed)?;
+        }
+        mem.store(base.plus(lane::ENTRIES), self.lane.writes.len() as u64, Ordering::Relaxed)?;
+        mem.store(base.plus(lane::LOCKS), self.lane.locks.len() as u64, Ordering::Relaxed)?;
+        let status = self.journal_at()?;
+        if !mem.cas(status, journal(self.seq, ACTIVE), journal(self.seq, COMMITTED))? {
+            self.release()?;
+            return Ok(false);
+        }
+        for entry in &self.lane.writes {
+            // A failure means that a helper was here.
+            mem.cas(entry.at, entry.old, entry.new)?;
+        }
+        self.release()?;
+        for entry in self.lane.writes.iter().filter(|e| e.wake) {
+            self.region.wake_status(entry.at)?;
+        }
+        // Release: everything above is over before the entries can be rewritten.
+        mem.store(status, journal(self.seq, IDLE), Ordering::Release)?;
+        Ok(true)
+    }
+
+    /// Ends a transaction that writes nothing; `true` if what it read was consistent.
+    fn end(mut self) -> Result<bool, Corrupt> {
+        let status = self.journal_at()?;
+        let whole =
+            self.region.mem().cas(status, journal(self.seq, ACTIVE), journal(self.seq, IDLE))?;
+        self.release()?;
+        Ok(whole)
+    }
+
+    fn release(&mut self) -> Result<(), Corrupt> {
+        let mine = lock_word(self.seq, self.lane.id);
+        for at in self.lane.locks.iter().rev() {
+            // A failure means that a helper or a thief was here.
+            self.region.mem().cas(*at, mine, 0)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
