@@ -7,10 +7,10 @@ int main(void)
     int sem = new_sem(1), shm = new_shm(4096), queue = new_msg();
     setval(sem, 0, 3);
     strcpy(shmat(shm, NULL, 0), "attached before");
-    int out = fcntl(1, F_DUPFD_CLOEXEC, 200);
     gate done = new_gate();
     pid_t child = spawn();
     if (child == 0) {
+        int out = fcntl(1, F_DUPFD_CLOEXEC, 200);
         char *p = shmat(shm, NULL, 0);
         MUST(SEMOP(sem, OP(0, -1, SEM_UNDO)));
         for (int fd = 0; fd < 1024; fd++)

@@ -165,25 +165,56 @@ UNUSED static void begin(void)
     atexit(remove_made);
 }
 
-/* ---- children ---- */
+/* ---- children ----
+ *
+ * What a child prints is kept aside and shown when it is reaped: a waker and
+ * the woken would otherwise race for the next line. */
+
+static struct { pid_t pid; int lines; } kept[256];
+static int kept_count;
 
 UNUSED static pid_t spawn(void)
 {
+    int lines = MUST(memfd_create("lines", MFD_CLOEXEC));
     fflush(NULL);
     pid_t pid = MUST(fork());
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         alarm(WATCHDOG_SECONDS);
+        MUST(dup2(lines, 1));
+        close(lines);
+        kept_count = 0;
+        return 0;
     }
+    if (kept_count == (int)(sizeof kept / sizeof kept[0]))
+        die("too many children");
+    kept[kept_count].pid = pid;
+    kept[kept_count++].lines = lines;
     return pid;
 }
 
-/* Waits for the child and says so if it did not leave with 0. */
+UNUSED static void show_lines(pid_t pid)
+{
+    char text[4096];
+    ssize_t n;
+    for (int i = 0; i < kept_count; i++) {
+        if (kept[i].pid != pid)
+            continue;
+        for (off_t at = 0; (n = pread(kept[i].lines, text, sizeof text, at)) > 0; at += n)
+            fwrite(text, 1, (size_t)n, stdout);
+        fflush(stdout);
+        close(kept[i].lines);
+        kept[i] = kept[--kept_count];
+        return;
+    }
+}
+
+/* Waits for the child, or for any with -1, and says so if it did not leave with 0. */
 UNUSED static void reap(pid_t pid)
 {
     int status;
-    if (waitpid(pid, &status, 0) != pid)
-        die("waitpid");
+    pid = MUST(waitpid(pid, &status, 0));
+    show_lines(pid);
     if (WIFSIGNALED(status))
         say("child died of %s", strsignal(WTERMSIG(status)));
     else if (WEXITSTATUS(status) != 0)
@@ -196,6 +227,7 @@ UNUSED static void kill_and_reap(pid_t pid)
     kill(pid, SIGKILL);
     if (waitpid(pid, &status, 0) != pid)
         die("waitpid");
+    show_lines(pid);
     if (!WIFSIGNALED(status))
         say("child was not killed");
 }
