@@ -31,6 +31,8 @@ pub mod arena;
 pub mod attach;
 pub mod format;
 pub mod layout;
+#[cfg(not(loom))]
+pub mod mapped;
 pub mod mem;
 pub mod region;
 pub mod task;
