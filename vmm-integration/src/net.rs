@@ -1,0 +1,216 @@
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// How the guests of a segment reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetBackend {
+    /// Datagrams between two UNIX sockets: the fastest here that needs no
+    /// privilege, and the guests may start in any order. Two guests.
+    #[default]
+    Pair,
+    /// UDP multicast on the loopback interface. Up to four guests; other
+    /// processes of the host can listen.
+    Multicast,
+}
+
+/// The segment that a guest joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetSpec {
+    /// The segment's name: guests of one name (and one host user) see each other.
+    pub name: String,
+    /// The guest's number, 1 to 4, and so its address `10.77.0.<number>`; the
+    /// first free one if `None`.
+    pub index: Option<u8>,
+    /// How the guests reach each other; the same for all of one name.
+    pub backend: NetBackend,
+}
+
+impl NetSpec {
+    /// Joins the segment `name` with the first free number and the fastest
+    /// backend for two guests.
+    #[must_use]
+    pub fn new(name: &str) -> NetSpec {
+        NetSpec { name: name.to_string(), index: None, backend: NetBackend::default() }
+    }
+}
+
+/// Guests in one segment.
+const GUESTS: u8 = 4;
+
+/// A place in a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetLink {
+    /// The guest's number.
+    pub index: u8,
+    /// The guest's address; the mask has 24 bits.
+    pub address: Ipv4Addr,
+    /// QEMU's `-netdev` value.
+    pub netdev: String,
+    /// The guest's hardware address.
+    pub mac: String,
+}
+
+impl std::fmt::Display for NetLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "virtio-net {}/24, -netdev {}", self.address, self.netdev)
+    }
+}
+
+impl NetLink {
+    /// Describes place `index` of the segment in `dir`.
+    #[must_use]
+    pub fn describe(spec: &NetSpec, index: u8, dir: &Path) -> NetLink {
+        let [high, low] = port_of(&spec.name).to_be_bytes();
+        let netdev = match spec.backend {
+            NetBackend::Pair => {
+                let end = |n: u8| escape(&dir.join(format!("{n}.sock")));
+                let (own, other) = (end(index), end(3 - index.min(2)));
+                format!(
+                    "dgram,id=net0,local.type=unix,local.path={own},\
+                     remote.type=unix,remote.path={other}"
+                )
+            }
+            NetBackend::Multicast => {
+                let port = 20_000 + port_of(&spec.name) % 20_000;
+                format!("socket,id=net0,mcast=239.77.{high}.{low}:{port},localaddr=127.0.0.1")
+            }
+        };
+        NetLink {
+            index,
+            address: Ipv4Addr::new(10, 77, 0, index),
+            netdev,
+            mac: format!("52:54:76:{high:02x}:{low:02x}:{index:02x}"),
+        }
+    }
+}
+
+/// QEMU doubles a comma that is not a separator.
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// A number that spreads names.
+fn port_of(name: &str) -> u16 {
+    let uid = rustix::process::getuid().as_raw();
+    name.bytes()
+        .chain(uid.to_le_bytes())
+        .fold(0x811c_u16, |h, b| (h ^ u16::from(b)).wrapping_mul(0x0193))
+}
+
+/// A place taken in a segment, until dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) link: NetLink,
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Seat {
+    /// Takes a place. The lock files stay: removing one that somebody else is
+    /// about to lock would give a place away twice.
+    pub(crate) fn take(spec: &NetSpec) -> Result<Seat> {
+        Seat::take_in(&directory()?, spec)
+    }
+
+    fn take_in(root: &Path, spec: &NetSpec) -> Result<Seat> {
+        let fail = |what: String| Error::Net { name: spec.name.clone(), what };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if spec.name.is_empty() || spec.name.len() > 32 || !spec.name.chars().all(plain) {
+            let what = "a name has 1 to 32 letters, digits, `-`, `_` or `.`".to_string();
+            return Err(fail(what));
+        }
+        let kind = match spec.backend {
+            NetBackend::Pair => "pair",
+            NetBackend::Multicast => "mcast",
+        };
+        // A directory per kind keeps guests apart that could not talk anyway.
+        let dir = root.join(format!("{}.{kind}", spec.name));
+        fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
+        let places = match spec.backend {
+            NetBackend::Pair => 2,
+            NetBackend::Multicast => GUESTS,
+        };
+        let wanted = spec.index.map_or(1..=places, |n| n..=n);
+        for index in wanted.clone().filter(|n| (1..=places).contains(n)) {
+            let path = dir.join(format!("{index}.lock"));
+            let lock = File::create(&path).map_err(Error::file(&path))?;
+            if lock.try_lock().is_ok() {
+                let link = NetLink::describe(spec, index, &dir);
+                return Ok(Seat { link, dir, _lock: lock });
+            }
+        }
+        Err(fail(match (spec.index, spec.backend) {
+            (Some(n), _) if (1..=places).contains(&n) => {
+                format!("place {n} is taken by a running guest")
+            }
+            (Some(n), _) => format!("there is no place {n}: it has places 1 to {places}"),
+            (None, NetBackend::Pair) => "both places are taken; for more than two guests start \
+                                         all of them with the multicast backend"
+                .to_string(),
+            (None, NetBackend::Multicast) => format!("all {places} places are taken"),
+        }))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.dir.join(format!("{}.sock", self.link.index)));
+    }
+}
+
+/// `$VSHMEM_RUNTIME_DIR`, else `/run/vshmem` for root, else the user's runtime
+/// directory, each with `net` below.
+fn directory() -> Result<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let uid = rustix::process::geteuid();
+    let base = var("VSHMEM_RUNTIME_DIR").unwrap_or_else(|| {
+        if uid.is_root() {
+            PathBuf::from("/run/vshmem")
+        } else {
+            var("XDG_RUNTIME_DIR").map_or_else(
+                || PathBuf::from(format!("/tmp/vshmem-{}", uid.as_raw())),
+                |d| d.join("vshmem"),
+            )
+        }
+    });
+    let dir = base.join("net");
+    fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_ends_of_a_pair_name_each_other() {
+        let spec = NetSpec::new("n");
+        let dir = Path::new("/r");
+        let (a, b) = (NetLink::describe(&spec, 1, dir), NetLink::describe(&spec, 2, dir));
+        assert!(a.netdev.ends_with("local.path=/r/1.sock,remote.type=unix,remote.path=/r/2.sock"));
+        assert!(b.netdev.ends_with("local.path=/r/2.sock,remote.type=unix,remote.path=/r/1.sock"));
+        assert_eq!(a.address.to_string(), "10.77.0.1");
+        assert_ne!(a.mac, b.mac);
+    }
+
+    #[test]
+    fn places_are_given_once_and_again_after_a_guest_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = NetSpec::new("n");
+        let one = Seat::take_in(dir.path(), &spec).unwrap();
+        let two = Seat::take_in(dir.path(), &spec).unwrap();
+        assert_eq!((one.link.index, two.link.index), (1, 2));
+        let full = Seat::take_in(dir.path(), &spec).unwrap_err().to_string();
+        assert!(full.contains("multicast"), "{full}");
+        drop(one);
+        let again = NetSpec { index: Some(1), ..spec.clone() };
+        assert_eq!(Seat::take_in(dir.path(), &again).unwrap().link.index, 1);
+        for (name, index) in [("a/b", None), ("", None), ("n", Some(9))] {
+            let bad = NetSpec { name: name.into(), index, ..spec.clone() };
+            assert!(Seat::take_in(dir.path(), &bad).is_err());
+        }
+    }
+}
