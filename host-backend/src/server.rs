@@ -1,0 +1,616 @@
+//! The ivshmem server of one region.
+//!
+//! Rules, each with a test (see `tests/ivshmem.rs` too):
+//!
+//! 1. Ids ascend and are never used twice: a second use makes the QEMUs that
+//!    saw the first abort. They run out after 65,519 connections.
+//! 2. A client that cannot be served is told so by a refusal, not by a close.
+//! 3. The host comes first among the peers every client is told of.
+//! 4. Each client has its own queue; nothing here ever waits for one.
+//! 5. A client told of a peer only in messages that are still queued is not
+//!    told of its end either: the queue forgets both. So a client that reads
+//!    nothing holds a bounded queue.
+//! 6. Clients have nothing to say: a byte from one ends its connection.
+//! 7. A connection's end is not a VM's. The VM is dead when the VMM's pidfd
+//!    says so *and* the connection has ended: were the process that connected
+//!    a helper that passed the socket on, its exit alone would prove nothing.
+//!
+//! Handlers only change this structure. The daemon then saves the state and
+//! calls [`Server::pump`], which sends. So what was sent is always implied by
+//! what was saved, and a daemon killed anywhere can be resumed.
+
+use crate::codec::{
+    self, Announced, IvshmemId, MESSAGES_TO_MEMORY, Message, connected, disconnected,
+};
+use crate::config::Region;
+use crate::poller::{Poller, Source};
+use crate::service::{RegionService, Vm};
+use crate::state::{ClientState, DepartedState, ServerState};
+use crate::sys::peer_pidfd;
+use crate::vault::{Tag, Vault};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv, sockopt::socket_peercred};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// How long a shortage (descriptors, memory) is given before another try.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the server works with besides its own structure.
+pub struct Around<'a> {
+    /// The descriptors.
+    pub vault: &'a mut Vault,
+    /// Who says what is ready.
+    pub poller: &'a Poller,
+    /// Who is told of VMs and doorbells.
+    pub service: &'a mut dyn RegionService,
+}
+
+impl std::fmt::Debug for Around<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Around").field("vault", &self.vault).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    pid: u32,
+    uid: u32,
+    socket: Tag,
+    /// `None`: no pidfd to be had, so the connection's end has to do.
+    process: Option<Tag>,
+    process_ended: bool,
+    events: Vec<Tag>,
+    queue: VecDeque<Message<Tag>>,
+    /// The socket was full: wait until it can be written.
+    blocked: bool,
+    /// Only here until it has been sent its refusal.
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Departed {
+    pid: u32,
+    process: Tag,
+}
+
+/// The ivshmem server of one region.
+#[derive(Debug)]
+pub struct Server {
+    index: u16,
+    name: String,
+    vectors: u16,
+    max_vms: usize,
+    allow_uids: Vec<u32>,
+    memory: Tag,
+    listener: Tag,
+    host_events: Vec<Tag>,
+    next_id: u16,
+    clients: BTreeMap<u16, Client>,
+    departed: BTreeMap<u16, Departed>,
+    /// Eventfds of peers that have gone, until no queue names them.
+    retired: Vec<Tag>,
+    /// To let go once the state no longer mentions it.
+    garbage: Vec<Tag>,
+    dirty: bool,
+    /// Descriptors or memory ran out: when to try again.
+    retry_at: Option<Instant>,
+    listener_paused: bool,
+}
+
+impl Server {
+    /// A new server for the memory `memory` on the socket `listener`.
+    ///
+    /// # Errors
+    ///
+    /// When the host's eventfds cannot be made.
+    pub fn new(
+        index: u16,
+        region: &Region,
+        memory: Tag,
+        listener: Tag,
+        vault: &mut Vault,
+    ) -> io::Result<Self> {
+        let mut host_events = Vec::new();
+        for _ in 0..region.vectors {
+            host_events.push(vault.put(new_event()?));
+        }
+        Ok(Self::bare(index, region, memory, listener, host_events, IvshmemId::FIRST.0))
+    }
+
+    /// The server a former daemon left in `state`, which has been checked.
+    /// The service is told of every VM again.
+    ///
+    /// # Errors
+    ///
+    /// When a descriptor cannot be duplicated.
+    pub fn resume(
+        index: u16,
+        region: &Region,
+        memory: Tag,
+        state: &ServerState,
+        vault: &mut Vault,
+        service: &mut dyn RegionService,
+    ) -> io::Result<Self> {
+        let events = state.host_events.clone();
+        let mut server = Self::bare(index, region, memory, state.listener, events, state.next_id);
+        for c in &state.client {
+            let done = usize::try_from(vault.sent(c.socket) - c.sent).unwrap_or(usize::MAX);
+            let client = Client {
+                pid: c.pid,
+                uid: c.uid,
+                socket: c.socket,
+                process: c.process,
+                process_ended: false,
+                events: c.events.clone(),
+                queue: c.queue.iter().skip(done).map(Message::from).collect(),
+                blocked: false,
+                closing: c.closing,
+            };
+            service.vm_connected(describe(c.id, &client, vault)?);
+            server.clients.insert(c.id, client);
+        }
+        for d in &state.departed {
+            server.departed.insert(d.id, Departed { pid: d.pid, process: d.process });
+            service.vm_detached(IvshmemId(d.id));
+        }
+        server.dirty = true;
+        Ok(server)
+    }
+
+    fn bare(
+        index: u16,
+        region: &Region,
+        memory: Tag,
+        listener: Tag,
+        host_events: Vec<Tag>,
+        next_id: u16,
+    ) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        Self {
+            index,
+            name: region.name.to_string(),
+            vectors: region.vectors,
+            max_vms: usize::from(region.max_vms),
+            allow_uids: region.allow_vm_uids.clone().unwrap_or_else(|| vec![0, own]),
+            memory,
+            listener,
+            host_events,
+            next_id,
+            clients: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            retired: Vec::new(),
+            garbage: Vec::new(),
+            dirty: true,
+            retry_at: None,
+            listener_paused: false,
+        }
+    }
+
+    /// Begins to watch every descriptor.
+    ///
+    /// # Errors
+    ///
+    /// What `epoll_ctl` says.
+    pub fn watch(&self, around: &mut Around<'_>) -> io::Result<()> {
+        let (vault, poller) = (&*around.vault, around.poller);
+        poller.watch(vault.fd(self.listener)?, Source::Listener(self.index))?;
+        for (n, &tag) in (0..).zip(&self.host_events) {
+            poller.watch(vault.fd(tag)?, Source::HostEvent(self.index, n))?;
+        }
+        for (&id, client) in &self.clients {
+            poller.watch(vault.fd(client.socket)?, Source::Client(self.index, id))?;
+            if let Some(process) = client.process {
+                poller.watch(vault.fd(process)?, Source::Process(self.index, id))?;
+            }
+        }
+        for (&id, departed) in &self.departed {
+            poller.watch(vault.fd(departed.process)?, Source::Process(self.index, id))?;
+        }
+        Ok(())
+    }
+
+    /// What a next daemon has to know.
+    pub fn state(&self, vault: &Vault) -> ServerState {
+        let client = |(&id, c): (&u16, &Client)| ClientState {
+            id,
+            pid: c.pid,
+            uid: c.uid,
+            socket: c.socket,
+            process: c.process,
+            events: c.events.clone(),
+            sent: vault.sent(c.socket),
+            closing: c.closing,
+            queue: c.queue.iter().map(Into::into).collect(),
+        };
+        let departed =
+            |(&id, d): (&u16, &Departed)| DepartedState { id, pid: d.pid, process: d.process };
+        ServerState {
+            vectors: self.vectors,
+            next_id: self.next_id,
+            listener: self.listener,
+            host_events: self.host_events.clone(),
+            client: self.clients.iter().map(client).collect(),
+            departed: self.departed.iter().map(departed).collect(),
+        }
+    }
+
+    /// The listening socket.
+    pub fn listener(&self) -> Tag {
+        self.listener
+    }
+
+    /// How many VMs are connected.
+    pub fn connected(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether a VM may still be using the region.
+    pub fn has_vms(&self) -> bool {
+        !self.clients.is_empty() || !self.departed.is_empty()
+    }
+
+    /// Whether the state has changed since the last [`saved`](Self::saved).
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// When [`pump`](Self::pump) should be called even without an event.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// The state has been saved: what it no longer mentions can go.
+    pub fn saved(&mut self, vault: &mut Vault) {
+        self.dirty = false;
+        for tag in self.garbage.drain(..) {
+            vault.remove(tag);
+        }
+    }
+
+    /// Takes the connections that wait.
+    pub fn accept(&mut self, around: &mut Around<'_>) {
+        // A bound, so that a crowd at the door does not starve those inside.
+        for _ in 0..16 {
+            match around.vault.accept(self.listener) {
+                Ok(socket) => self.admit(socket, around),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(e) => {
+                    warn!(region = %self.name, error = %e, "cannot accept: trying again soon");
+                    self.pause_listener(around, true);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn pause_listener(&mut self, around: &mut Around<'_>, paused: bool) {
+        if let Ok(fd) = around.vault.fd(self.listener) {
+            let _ = around.poller.rewatch(fd, Source::Listener(self.index), !paused, false);
+        }
+        self.listener_paused = paused;
+        if paused {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Admits the connection `socket`, or refuses it.
+    pub fn admit(&mut self, socket: Tag, around: &mut Around<'_>) {
+        if let Err(reason) = self.try_admit(socket, around) {
+            warn!(region = %self.name, reason, "refused a VM");
+            // Eight bytes always fit into a new socket.
+            let _ = around.vault.send(socket, Message::<Tag>::refusal().bytes(), None);
+            around.vault.remove(socket);
+        }
+    }
+
+    fn try_admit(&mut self, socket: Tag, around: &mut Around<'_>) -> Result<(), String> {
+        let vault = &mut *around.vault;
+        let told = |e: Errno| e.to_string();
+        let cred = socket_peercred(vault.fd(socket).map_err(told)?).map_err(told)?;
+        let (uid, pid) = (cred.uid.as_raw(), cred.pid.as_raw_nonzero().get().unsigned_abs());
+        if !self.allow_uids.contains(&uid) {
+            return Err(format!("uid {uid} (pid {pid}) is not in allow_vm_uids"));
+        }
+        if self.clients.len() >= self.max_vms {
+            return Err(format!("the region is full: max_vms = {}", self.max_vms));
+        }
+        if self.next_id >= IvshmemId::HOST.0 {
+            return Err("the region has used up its 65519 ids: restart it without VMs".into());
+        }
+        let process = match peer_pidfd(vault.fd(socket).map_err(told)?) {
+            Ok(fd) => Some(fd),
+            // Gone already; the end of the connection will follow.
+            Err(Errno::SRCH) => None,
+            Err(e) => return Err(format!("no pidfd of pid {pid}: {e}")),
+        };
+        let made: Result<Vec<_>, _> = (0..self.vectors).map(|_| new_event()).collect();
+        let made = made.map_err(|e| format!("no eventfd: {e}"))?;
+
+        let id = self.next_id;
+        self.next_id += 1;
+        self.dirty = true;
+        let client = Client {
+            pid,
+            uid,
+            socket,
+            process: process.map(|fd| vault.put_witness(fd)),
+            process_ended: false,
+            events: made.into_iter().map(|fd| vault.put(fd)).collect(),
+            queue: VecDeque::new(),
+            blocked: false,
+            closing: false,
+        };
+        self.enrol(id, client, around).map_err(|e| e.to_string())
+    }
+
+    /// Queues the handshake, tells the others and begins to watch.
+    fn enrol(&mut self, id: u16, mut client: Client, around: &mut Around<'_>) -> io::Result<()> {
+        let watched = describe(id, &client, around.vault).and_then(|vm| {
+            let socket = around.vault.fd(client.socket)?;
+            around.poller.watch(socket, Source::Client(self.index, id))?;
+            if let Some(process) = client.process {
+                let fd = around.vault.fd(process)?;
+                around.poller.watch(fd, Source::Process(self.index, id))?;
+            }
+            Ok(vm)
+        });
+        let vm = match watched {
+            Ok(vm) => vm,
+            Err(e) => {
+                self.forget(client.socket, around);
+                client.process.into_iter().chain(client.events).for_each(|tag| {
+                    if let Ok(fd) = around.vault.fd(tag) {
+                        around.poller.forget(fd);
+                    }
+                    self.garbage.push(tag);
+                });
+                return Err(e);
+            }
+        };
+        let own = Announced { id: IvshmemId(id), events: &client.events };
+        let host = Announced { id: IvshmemId::HOST, events: &self.host_events };
+        let others = self.clients.iter().filter(|(_, c)| !c.closing);
+        let others = others.map(|(&n, c)| Announced { id: IvshmemId(n), events: &c.events });
+        client.queue = codec::handshake(own, self.memory, [host].into_iter().chain(others)).into();
+        for other in self.clients.values_mut().filter(|c| !c.closing) {
+            other.queue.extend(connected(own));
+        }
+        info!(region = %self.name, id, pid = client.pid, uid = client.uid, "VM connected");
+        around.service.vm_connected(vm);
+        self.clients.insert(id, client);
+        Ok(())
+    }
+
+    fn forget(&self, tag: Tag, around: &Around<'_>) {
+        if let Ok(fd) = around.vault.fd(tag) {
+            around.poller.forget(fd);
+        }
+    }
+
+    /// Something happened on the connection of VM `id`.
+    pub fn client_ready(&mut self, id: u16, flags: EventFlags, around: &mut Around<'_>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if flags.contains(EventFlags::OUT) {
+            client.blocked = false;
+            let closing = client.closing;
+            if let Ok(fd) = around.vault.fd(client.socket) {
+                let source = Source::Client(self.index, id);
+                let _ = around.poller.rewatch(fd, source, !closing, false);
+            }
+        }
+        let closing = client.closing;
+        if flags.contains(EventFlags::IN) && !closing {
+            let Ok(fd) = around.vault.fd(client.socket) else { return };
+            let mut bytes = [0_u8; 64];
+            match recv(fd, &mut bytes[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return self.hang_up(id, "the connection has ended", around),
+                Ok(_) => return self.reject(id, around),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return self.hang_up(id, "the connection broke", around),
+            }
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
+            self.hang_up(id, "the connection has ended", around);
+        }
+    }
+
+    /// VM `id` has sent something, which the protocol does not know.
+    fn reject(&mut self, id: u16, around: &mut Around<'_>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let (region, pid) = (&self.name, client.pid);
+        warn!(%region, id, pid, "protocol error: a VM sent data; closing its connection");
+        if around.vault.sent(client.socket) >= MESSAGES_TO_MEMORY {
+            return self.hang_up(id, "it sent data", around);
+        }
+        client.closing = true;
+        client.queue = [Message::refusal()].into();
+        if let Ok(fd) = around.vault.fd(client.socket) {
+            let source = Source::Client(self.index, id);
+            let _ = around.poller.rewatch(fd, source, false, client.blocked);
+        }
+        self.announce_end(id);
+        self.dirty = true;
+    }
+
+    /// Tells every other client that `id` has gone, unless it was yet to be
+    /// told that it exists.
+    fn announce_end(&mut self, id: u16) {
+        let gone = IvshmemId(id);
+        let vectors = usize::from(self.vectors);
+        for (_, other) in self.clients.iter_mut().filter(|(n, c)| **n != id && !c.closing) {
+            let queued = other.queue.iter().filter(|m| m.announces(gone)).count();
+            if queued == vectors {
+                other.queue.retain(|m| !m.announces(gone));
+            } else {
+                other.queue.push_back(disconnected(gone));
+            }
+        }
+    }
+
+    /// The connection of VM `id` is over.
+    fn hang_up(&mut self, id: u16, why: &str, around: &mut Around<'_>) {
+        let Some(client) = self.clients.remove(&id) else { return };
+        self.dirty = true;
+        self.forget(client.socket, around);
+        self.garbage.push(client.socket);
+        if !client.closing {
+            self.announce_end(id);
+        }
+        self.retired.extend(client.events);
+        let gone = IvshmemId(id);
+        match client.process {
+            Some(process) if !client.process_ended => {
+                info!(region = %self.name, id, pid = client.pid, why, "VM disconnected");
+                self.departed.insert(id, Departed { pid: client.pid, process });
+                around.service.vm_detached(gone);
+            }
+            process => {
+                info!(region = %self.name, id, pid = client.pid, why, "VM is dead");
+                self.garbage.extend(process);
+                around.service.vm_dead(gone);
+            }
+        }
+    }
+
+    /// The pidfd of VM `id` says that its process has ended.
+    pub fn process_ended(&mut self, id: u16, around: &mut Around<'_>) {
+        if let Some(departed) = self.departed.remove(&id) {
+            info!(region = %self.name, id, pid = departed.pid, "VM is dead");
+            self.forget(departed.process, around);
+            self.garbage.push(departed.process);
+            self.dirty = true;
+            around.service.vm_dead(IvshmemId(id));
+            return;
+        }
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.process_ended = true;
+        let (process, pid, socket) = (client.process, client.pid, client.socket);
+        if let Some(process) = process {
+            self.forget(process, around);
+        }
+        // The kernel closes a process's files before its pidfd speaks, so the
+        // end of the connection is there to be read, or somebody else has it.
+        let mut byte = [0_u8; 1];
+        let Ok(fd) = around.vault.fd(socket) else { return };
+        match recv(fd, &mut byte[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Err(Errno::AGAIN) => {
+                warn!(
+                    region = %self.name, id, pid,
+                    "the process that connected has ended, but another holds its connection: \
+                     the VM counts as alive until that one ends too"
+                );
+            }
+            Ok((n, _)) if n > 0 => {}
+            _ => self.hang_up(id, "its process has ended", around),
+        }
+    }
+
+    /// Somebody has rung the host's vector `vector`.
+    pub fn host_event(&mut self, vector: u16, around: &mut Around<'_>) {
+        let Some(&tag) = self.host_events.get(usize::from(vector)) else { return };
+        let Ok(fd) = around.vault.fd(tag) else { return };
+        let mut count = [0_u8; 8];
+        // Reading resets the count, so that later rings are seen.
+        if rustix::io::read(fd, &mut count).is_ok() {
+            around.service.doorbell(vector);
+        }
+    }
+
+    /// Sends what can be sent without waiting. Call after the state has been
+    /// saved; it may be dirty again afterwards, but nothing is then unsent
+    /// that could have been sent.
+    pub fn pump(&mut self, around: &mut Around<'_>) {
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+            if self.listener_paused {
+                self.pause_listener(around, false);
+            }
+        }
+        let ids: Vec<u16> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.pump_one(id, around);
+        }
+        self.bury();
+    }
+
+    fn pump_one(&mut self, id: u16, around: &mut Around<'_>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        while !client.blocked
+            && let Some(message) = client.queue.front()
+        {
+            match around.vault.send(client.socket, message.bytes(), message.fd) {
+                Ok(_) => {
+                    client.queue.pop_front();
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    debug!(region = %self.name, id, left = client.queue.len(), "VM is slow");
+                    client.blocked = true;
+                    if let Ok(fd) = around.vault.fd(client.socket) {
+                        let source = Source::Client(self.index, id);
+                        let _ = around.poller.rewatch(fd, source, !client.closing, true);
+                    }
+                }
+                // Too many descriptors under way, or no memory: the client's
+                // reading, or somebody else's, will help.
+                Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+                Err(e) => return self.hang_up(id, &e.to_string(), around),
+            }
+        }
+        if client.closing && client.queue.is_empty() {
+            self.hang_up(id, "it was refused", around);
+        }
+    }
+
+    /// Lets go of the eventfds of the departed that no queue names any more;
+    /// the saved state may, so it has to be written once more first.
+    fn bury(&mut self) {
+        let Self { clients, retired, garbage, dirty, .. } = self;
+        retired.retain(|&tag| {
+            let wanted = clients.values().any(|c| c.queue.iter().any(|m| m.fd == Some(tag)));
+            if !wanted {
+                garbage.push(tag);
+                *dirty = true;
+            }
+            wanted
+        });
+    }
+
+    /// The daemon leaves for good: whoever has not got the memory yet, or
+    /// waits at the door, is refused, so that no QEMU hangs in its start-up.
+    pub fn refuse_unfinished(&mut self, vault: &mut Vault) {
+        let refusal = Message::<Tag>::refusal().bytes();
+        while let Ok(socket) = vault.accept(self.listener) {
+            let _ = vault.send(socket, refusal, None);
+        }
+        for client in self.clients.values() {
+            if vault.sent(client.socket) < MESSAGES_TO_MEMORY {
+                let _ = vault.send(client.socket, refusal, None);
+            }
+        }
+    }
+}
+
+fn new_event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+fn describe(id: u16, client: &Client, vault: &Vault) -> io::Result<Vm> {
+    let ring = client.events.iter().map(|&tag| vault.fd(tag)?.try_clone_to_owned());
+    Ok(Vm {
+        id: IvshmemId(id),
+        pid: client.pid,
+        uid: client.uid,
+        ring: ring.collect::<io::Result<_>>()?,
+    })
+}

@@ -1,0 +1,93 @@
+//! What the daemon asks of the part that knows a region's contents.
+//!
+//! The daemon owns memory, sockets and VMs; a [`RegionService`] formats the
+//! region, lets tasks attach, and reaps the dead. This seam is all they share.
+
+use crate::codec::IvshmemId;
+use crate::config::Region;
+use std::os::fd::OwnedFd;
+
+/// A VM that has just connected, or is found again after a restart.
+#[derive(Debug)]
+pub struct Vm {
+    /// The id its guest reads as IVPosition.
+    pub id: IvshmemId,
+    /// The VMM's process.
+    pub pid: u32,
+    /// The VMM's user.
+    pub uid: u32,
+    /// The eventfd of each of its vectors: writing 1 interrupts the guest.
+    pub ring: Vec<OwnedFd>,
+}
+
+/// Everything a service needs to begin.
+#[derive(Debug)]
+pub struct Open<'a> {
+    /// The region's configuration.
+    pub region: &'a Region,
+    /// The memory, for reading and writing.
+    pub memory: OwnedFd,
+    /// The same, for reading only, as tasks may be given it.
+    pub read_only: OwnedFd,
+    /// Whether it holds only zeros and has to be formatted.
+    pub fresh: bool,
+    /// The socket on which tasks attach; bound, listening, non-blocking.
+    pub attach: OwnedFd,
+}
+
+/// One region's contents.
+pub trait RegionService: Send {
+    /// A VM is connected. Ids are never used twice; after a restart of the
+    /// daemon this is called again for each VM that is still there.
+    fn vm_connected(&mut self, vm: Vm);
+
+    /// A VM's connection has ended while its VMM lives: no doorbell reaches
+    /// it any more, but its guest may still be writing to the region.
+    fn vm_detached(&mut self, id: IvshmemId);
+
+    /// A VM's process has ended: what it held may be released.
+    fn vm_dead(&mut self, id: IvshmemId);
+
+    /// A guest has rung one of the host's vectors; several rings may arrive
+    /// as one.
+    fn doorbell(&mut self, vector: u16);
+
+    /// Whether no task is attached and no object exists.
+    fn is_idle(&self) -> bool;
+
+    /// The daemon leaves; tasks keep their mappings.
+    fn stop(&mut self);
+}
+
+/// Makes services.
+pub trait Services {
+    /// Formats or adopts a region and begins to serve its tasks.
+    ///
+    /// # Errors
+    ///
+    /// When the memory is not a region this version can use. A fresh region
+    /// then leaves nothing behind.
+    fn open(&self, open: Open<'_>) -> anyhow::Result<Box<dyn RegionService>>;
+}
+
+/// The service of a raw region: there are no contents to look after.
+#[derive(Debug)]
+pub struct Raw;
+
+impl RegionService for Raw {
+    fn vm_connected(&mut self, _: Vm) {}
+
+    fn vm_detached(&mut self, _: IvshmemId) {}
+
+    fn vm_dead(&mut self, _: IvshmemId) {}
+
+    fn doorbell(&mut self, vector: u16) {
+        tracing::debug!(vector, "a guest rang the host");
+    }
+
+    fn is_idle(&self) -> bool {
+        true
+    }
+
+    fn stop(&mut self) {}
+}
