@@ -1,1 +1,14 @@
-//! Conformance, crash and VM tests.
+//! What the tests of the whole system share: building the shipped binaries,
+//! compiling the C programs, running them under a watchdog, and saying how two
+//! outputs differ.
+//!
+//! The tests themselves are in `tests/`:
+//!
+//! - `conformance`: every program of `programs/` runs against the kernel and
+//!   against vshmem on the host; output and exit code must be equal.
+//! - `layers`: no manifest has an upward dependency.
+
+pub mod build;
+pub mod diff;
+pub mod run;
+pub mod session;

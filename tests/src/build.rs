@@ -1,0 +1,120 @@
+//! Building what the tests run: the shipped binaries and the C programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}
+
+/// The folder of the C programs.
+pub fn programs() -> PathBuf {
+    root().join("tests/programs")
+}
+
+/// The shipped files, built once per process in the release profile: the
+/// profile that users run is the one whose races matter.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    /// The command.
+    pub vshmem: PathBuf,
+    /// The host's daemon.
+    pub vshmemd: PathBuf,
+}
+
+/// Builds the shipped binaries, at most once.
+///
+/// # Errors
+///
+/// The build's failure, the same one for every caller.
+pub fn artifacts() -> Result<Artifacts> {
+    static BUILT: OnceLock<std::result::Result<Artifacts, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build().map_err(|e| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn build() -> Result<Artifacts> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(["-p", "vshmem-cli", "-p", "vshmem-capi", "-p", "vshmem-host"])
+        .current_dir(root())
+        // The flags of a loom or sanitizer run are not for what is shipped.
+        .env_remove("RUSTFLAGS")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the release build failed ({})", output.status);
+    }
+    let mut executables = Vec::new();
+    let mut library = None;
+    for line in output.stdout.split(|b| *b == b'\n') {
+        let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+        if let Some(path) = message["executable"].as_str() {
+            executables.push(PathBuf::from(path));
+        }
+        let files = message["filenames"].as_array().into_iter().flatten();
+        for file in files.filter_map(|f| f.as_str()) {
+            if file.ends_with("/libvshmem.so") {
+                library = Some(PathBuf::from(file));
+            }
+        }
+    }
+    if library.is_none() {
+        bail!("the release build made no libvshmem.so");
+    }
+    let find = |name: &str| {
+        let found = executables.iter().find(|p| p.file_name().is_some_and(|f| f == name));
+        found.cloned().with_context(|| format!("the release build made no {name}"))
+    };
+    Ok(Artifacts { vshmem: find("vshmem")?, vshmemd: find("vshmemd")? })
+}
+
+/// Compiles one C program as a user would, with all warnings as errors.
+///
+/// # Errors
+///
+/// The compiler's messages, or that there is none.
+pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
+    let name = source.file_stem().context("a source without a name")?;
+    let program = into.join(name);
+    let output = Command::new("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .arg(&program)
+        .arg(source)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start cc: install a C compiler (build-essential)")?;
+    if !output.status.success() {
+        bail!("cc {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(program)
+}
+
+/// The C sources directly inside a folder, by name.
+///
+/// # Errors
+///
+/// The folder cannot be read.
+pub fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{}", folder.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "c") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

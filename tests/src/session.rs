@@ -1,0 +1,88 @@
+//! A vshmem of one's own: a run-time directory that nobody else uses.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::build::{Artifacts, artifacts};
+
+/// Marks every process of a session, so that its end can find them.
+const MARK: &str = "VSHMEM_TEST_SESSION";
+
+/// The shipped binaries together with a fresh run-time directory. Everything
+/// started in it, an endpoint left running included, ends with it.
+#[derive(Debug)]
+pub struct Session {
+    artifacts: Artifacts,
+    runtime: TempDir,
+}
+
+impl Session {
+    /// Builds the binaries if need be and makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// The build's, or the directory's.
+    pub fn new() -> Result<Self> {
+        Ok(Self { artifacts: artifacts()?, runtime: tempfile::Builder::new().prefix("vsh").tempdir()? })
+    }
+
+    /// The binaries it uses.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Its run-time directory.
+    pub fn runtime(&self) -> &Path {
+        self.runtime.path()
+    }
+
+    /// Any program, inside this session.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .env("VSHMEM_RUNTIME_DIR", self.runtime().join("system"))
+            .env(MARK, self.runtime())
+            .env_remove("VSHMEM_SOCKET")
+            .env_remove("LD_PRELOAD");
+        command
+    }
+
+    /// The `vshmem` command inside this session.
+    pub fn vshmem(&self) -> Command {
+        self.command(&self.artifacts.vshmem)
+    }
+
+    /// A program under `vshmem run`.
+    pub fn run(&self, program: &Path) -> Command {
+        let mut command = self.vshmem();
+        command.args(["run", "--"]).arg(program);
+        command
+    }
+
+    fn processes(&self) -> Vec<Pid> {
+        let mark = format!("{MARK}={}", self.runtime().display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+            let Ok(environ) = std::fs::read(entry.path().join("environ")) else { continue };
+            if environ.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
+                found.extend(Pid::from_raw(pid));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            // It may have ended by itself in between.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}

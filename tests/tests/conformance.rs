@@ -1,0 +1,105 @@
+//! Each program of `programs/` runs against the kernel, the oracle, and
+//! against vshmem; what they print and how they end must be equal.
+//!
+//! `cargo test -p vshmem-tests --test conformance -- sem_` runs those whose
+//! name has `sem_` in it. `VSHMEM_ORACLE_ONLY=1` runs the kernel's side alone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use vshmem_tests::run::Outcome;
+use vshmem_tests::session::Session;
+use vshmem_tests::{build, diff::diff, run::run};
+
+/// Longer than the programs' own alarm, which names the place better.
+const WATCHDOG: Duration = Duration::from_secs(75);
+
+fn on_the_kernel(program: &Path) -> Result<Outcome> {
+    // A name space of its own keeps the machine's objects, and its limits, out.
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut unshare = Command::new("unshare");
+        unshare.arg("-i").arg(program);
+        unshare
+    } else {
+        Command::new(program)
+    };
+    run(&mut command, WATCHDOG)
+}
+
+fn compare(kernel: &Outcome, ours: &Outcome) -> Result<(), String> {
+    let mut report = String::new();
+    if kernel.end != ours.end {
+        report += &format!("the kernel's run ended with {}, ours with {}\n", kernel.end, ours.end);
+    }
+    let lines = diff(&kernel.stdout, &ours.stdout);
+    if !lines.is_empty() {
+        report += &format!("- the kernel\n+ vshmem\n{lines}");
+    }
+    if report.is_empty() {
+        return Ok(());
+    }
+    if !ours.stderr.is_empty() {
+        report += &format!("stderr under vshmem:\n{}", ours.stderr);
+    }
+    Err(report)
+}
+
+fn conforms(session: Option<&Session>, source: &Path, folder: &Path) -> Result<()> {
+    let program = build::compile(source, folder)?;
+    let kernel = on_the_kernel(&program)?;
+    anyhow::ensure!(
+        kernel.good(),
+        "the oracle's run ended with {}\n{}{}",
+        kernel.end,
+        kernel.stdout,
+        kernel.stderr
+    );
+    let Some(session) = session else { return Ok(()) };
+    let ours = run(&mut session.run(&program), WATCHDOG)?;
+    compare(&kernel, &ours).map_err(anyhow::Error::msg)
+}
+
+fn trials(session: Result<Option<Session>, String>) -> Result<(Vec<Trial>, Arc<tempfile::TempDir>)> {
+    let folder = Arc::new(tempfile::tempdir()?);
+    let session = Arc::new(session);
+    let root = rustix::process::geteuid().is_root();
+    let mut trials = Vec::new();
+    for source in build::sources(&build::programs())? {
+        let name = source.file_stem().context("a source without a name")?.to_string_lossy().into_owned();
+        let needs_root = std::fs::read_to_string(&source)?.contains("need_root()");
+        let (session, folder, source) = (session.clone(), folder.clone(), PathBuf::from(&source));
+        let trial = Trial::test(name, move || {
+            let session = session.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
+            conforms(session.as_ref(), &source, folder.path()).map_err(|e| Failed::from(format!("{e:#}")))
+        });
+        trials.push(trial.with_ignored_flag(needs_root && !root));
+    }
+    Ok((trials, folder))
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if arguments.test_threads.is_none() {
+        // Enough to keep both sides busy without starving the timed ones.
+        let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+        arguments.test_threads = Some(cores.clamp(2, 8));
+    }
+    let session = if arguments.list || std::env::var_os("VSHMEM_ORACLE_ONLY").is_some() {
+        Ok(None)
+    } else {
+        Session::new().map(Some).map_err(|e| format!("{e:#}"))
+    };
+    let (trials, _folder) = match trials(session) {
+        Ok(made) => made,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // The trials own the session; it ends when they have been run.
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
