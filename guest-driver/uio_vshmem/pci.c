@@ -262,8 +262,9 @@ static void vshmem_remove(struct pci_dev *pdev)
 	/* Ioctls and faults: those inside finish, later ones are refused. */
 	WRITE_ONCE(dev->dead, true);
 	synchronize_srcu(&vshmem_srcu);
-	vshmem_wake_all(dev);
+	/* In this order: who returns from WAIT with ENODEV has no mapping. */
 	vshmem_zap(dev);
+	vshmem_wake_all(dev);
 
 	/* Nothing here writes to the region any more: that is a death. */
 	vshmem_announce_death(dev);
