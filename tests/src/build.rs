@@ -35,10 +35,7 @@ pub struct Artifacts {
 /// The build's failure, the same one for every caller.
 pub fn artifacts() -> Result<Artifacts> {
     static BUILT: OnceLock<std::result::Result<Artifacts, String>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| build().map_err(|e| format!("{e:#}")))
-        .clone()
-        .map_err(anyhow::Error::msg)
+    BUILT.get_or_init(|| build().map_err(|e| format!("{e:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
 fn build() -> Result<Artifacts> {

@@ -44,8 +44,12 @@ pub fn diff(old: &str, new: &str) -> String {
 const CONTEXT: usize = 2;
 
 fn show(steps: &[Step]) -> String {
-    let changed: Vec<usize> =
-        steps.iter().enumerate().filter(|(_, s)| !matches!(s, Step::Same(_))).map(|(n, _)| n).collect();
+    let changed: Vec<usize> = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| !matches!(s, Step::Same(_)))
+        .map(|(n, _)| n)
+        .collect();
     let near = |n: usize| {
         let after = changed.partition_point(|c| c + CONTEXT < n);
         changed.get(after).is_some_and(|c| *c <= n + CONTEXT)

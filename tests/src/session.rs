@@ -27,7 +27,10 @@ impl Session {
     ///
     /// The build's, or the directory's.
     pub fn new() -> Result<Self> {
-        Ok(Self { artifacts: artifacts()?, runtime: tempfile::Builder::new().prefix("vsh").tempdir()? })
+        Ok(Self {
+            artifacts: artifacts()?,
+            runtime: tempfile::Builder::new().prefix("vsh").tempdir()?,
+        })
     }
 
     /// The binaries it uses.
@@ -68,7 +71,9 @@ impl Session {
         let mark = format!("{MARK}={}", self.runtime().display());
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
             let Ok(environ) = std::fs::read(entry.path().join("environ")) else { continue };
             if environ.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
                 found.extend(Pid::from_raw(pid));

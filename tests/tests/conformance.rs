@@ -63,18 +63,22 @@ fn conforms(session: Option<&Session>, source: &Path, folder: &Path) -> Result<(
     compare(&kernel, &ours).map_err(anyhow::Error::msg)
 }
 
-fn trials(session: Result<Option<Session>, String>) -> Result<(Vec<Trial>, Arc<tempfile::TempDir>)> {
+fn trials(
+    session: Result<Option<Session>, String>,
+) -> Result<(Vec<Trial>, Arc<tempfile::TempDir>)> {
     let folder = Arc::new(tempfile::tempdir()?);
     let session = Arc::new(session);
     let root = rustix::process::geteuid().is_root();
     let mut trials = Vec::new();
     for source in build::sources(&build::programs())? {
-        let name = source.file_stem().context("a source without a name")?.to_string_lossy().into_owned();
+        let name =
+            source.file_stem().context("a source without a name")?.to_string_lossy().into_owned();
         let needs_root = std::fs::read_to_string(&source)?.contains("need_root()");
         let (session, folder, source) = (session.clone(), folder.clone(), PathBuf::from(&source));
         let trial = Trial::test(name, move || {
             let session = session.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
-            conforms(session.as_ref(), &source, folder.path()).map_err(|e| Failed::from(format!("{e:#}")))
+            conforms(session.as_ref(), &source, folder.path())
+                .map_err(|e| Failed::from(format!("{e:#}")))
         });
         trials.push(trial.with_ignored_flag(needs_root && !root));
     }

@@ -76,14 +76,18 @@ fn every_package_has_its_place_in_the_layers() {
 
 #[test]
 fn the_layers_themselves_have_no_cycle() {
-    let below = |name: &str| LAYERS.iter().find(|(layer, _)| *layer == name).map_or(&[][..], |(_, b)| *b);
+    let below =
+        |name: &str| LAYERS.iter().find(|(layer, _)| *layer == name).map_or(&[][..], |(_, b)| *b);
     for (name, uses) in LAYERS {
         for used in *uses {
             assert!(!below(used).contains(name), "{name} and {used} use each other");
             // What a layer may use, those above it may use as well: the order is transitive.
             for further in below(used) {
                 let skips_driver = *further == "vshmem-driver";
-                assert!(skips_driver || uses.contains(further), "{name} uses {used}, which uses {further}");
+                assert!(
+                    skips_driver || uses.contains(further),
+                    "{name} uses {used}, which uses {further}"
+                );
             }
         }
     }

@@ -1,2 +1,65 @@
-//! xtask.
-fn main() {}
+//! `cargo xtask`: the one entry to this tree.
+//!
+//! Progress and the tools' own output go to standard error; what a command
+//! yields (a table, a summary line) goes to standard output.
+
+mod bench;
+mod cargo;
+mod packages;
+mod stage;
+mod stages;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests, measures and shows vshmem.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test there is; ends with one summary line.
+    Test(suite::Options),
+    /// Formatting, clippy and documentation, without a warning.
+    Check,
+    /// Model-check the lock-free parts with loom.
+    Model,
+    /// Run the tests of the unsafe parts under the sanitizers (needs nightly).
+    Sanitize,
+    /// Boot guests and run the tests that need them.
+    Vm,
+    /// Measure vshmem beside the kernel's own IPC.
+    Bench(bench::Options),
+    /// Repeat the conformance programs until the time is up.
+    Soak(suite::SoakOptions),
+}
+
+fn run(task: Task) -> Result<bool> {
+    match task {
+        Task::Test(options) => suite::test(&options),
+        Task::Check => suite::only(&["check"]),
+        Task::Model => suite::only(&["loom"]),
+        Task::Sanitize => suite::only(&["sanitizers"]),
+        Task::Vm => suite::only(&["vm"]),
+        Task::Bench(options) => bench::bench(&options),
+        Task::Soak(options) => suite::soak(&options),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Debian packages that the build and the tests need.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::quiet;
+
+/// Compiler and tools for every build.
+pub const BUILD: &[&str] = &["build-essential", "util-linux"];
+
+/// What guests need: the machine, a kernel to boot and headers for the module.
+pub const GUESTS: &[&str] =
+    &["qemu-system-x86", "kmod", "busybox-static", "linux-image-amd64", "linux-headers-amd64"];
+
+fn installed(package: &str) -> bool {
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", package])
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|o| o.stdout == b"install ok installed")
+}
+
+fn apt(arguments: &[&str]) -> Result<bool> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    // Its output is progress, and standard output is ours.
+    command.stdout(std::io::stderr());
+    eprintln!("==> apt-get {}", arguments.join(" "));
+    Ok(command.status().context("cannot start apt-get")?.success())
+}
+
+/// Installs the packages that are missing when run as root; otherwise says
+/// which one command does.
+///
+/// # Errors
+///
+/// Not root, no apt, or apt's failure.
+pub fn ensure(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !quiet(Command::new("apt-get").arg("--version")) {
+        bail!(
+            "missing: {}; there is no apt-get here, install them by other means",
+            missing.join(", ")
+        );
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("missing: {}; run this once:\n  sudo {line}", missing.join(", "));
+    }
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(&missing);
+    // The lists may be fresh enough; they are fetched only if not.
+    if apt(&install)? || (apt(&["update"])? && apt(&install)?) {
+        return Ok(());
+    }
+    bail!(
+        "apt-get could not install {}; try it by hand:\n  apt-get update && {line}",
+        missing.join(", ")
+    )
+}

@@ -1,0 +1,111 @@
+//! The stages of `cargo xtask test`, in the order in which they run.
+
+use anyhow::Result;
+
+use crate::cargo::{cargo, has_nightly, host_target, nightly, own_target};
+use crate::packages;
+use crate::stage::{Count, libtest, single};
+
+/// A named part of the test suite.
+pub struct Stage {
+    /// What `--skip` and `--only` call it.
+    pub name: &'static str,
+    /// What it covers, in a few words.
+    pub about: &'static str,
+    /// Runs it.
+    pub run: fn() -> Result<Count>,
+}
+
+/// All of them.
+pub const STAGES: &[Stage] = &[
+    Stage { name: "check", about: "formatting, clippy, documentation", run: check },
+    Stage { name: "unit", about: "unit, documentation and layer tests", run: unit },
+    Stage { name: "cli", about: "what the commands print", run: cli },
+    Stage { name: "loom", about: "all interleavings of the primitives", run: loom },
+    Stage { name: "sanitizers", about: "address and thread sanitizers", run: sanitizers },
+    Stage {
+        name: "conformance",
+        about: "C programs on the kernel and on vshmem",
+        run: conformance,
+    },
+    Stage { name: "vm", about: "two guests, and four", run: vm },
+];
+
+fn check() -> Result<Count> {
+    let mut count = single(&mut cargo(["fmt", "--all", "--check"]))?;
+    count +=
+        single(&mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut doc = cargo(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    count += single(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(count)
+}
+
+fn unit() -> Result<Count> {
+    // Those with stages of their own are left to them.
+    let mut all = cargo([
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--exclude",
+        "vshmem-tests",
+        "--exclude",
+        "vshmem-cli",
+    ]);
+    let mut count = libtest(&mut all)?;
+    count += libtest(&mut cargo(["test", "-p", "vshmem-tests", "--lib", "--test", "layers"]))?;
+    Ok(count)
+}
+
+fn cli() -> Result<Count> {
+    libtest(&mut cargo(["test", "-p", "vshmem-cli", "--no-fail-fast"]))
+}
+
+fn loom() -> Result<Count> {
+    let mut model = cargo(["test", "-p", "vshmem-core", "--release", "--lib", "loom"]);
+    model.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", own_target("loom"));
+    libtest(&mut model)
+}
+
+fn sanitizers() -> Result<Count> {
+    if !has_nightly() {
+        eprintln!(
+            "skipped: the sanitizers need a nightly toolchain (rustup toolchain install nightly)"
+        );
+        return Ok(Count::SKIPPED);
+    }
+    let target = host_target();
+    let mut count = Count::default();
+    for (name, flags) in [
+        ("asan", "-Zsanitizer=address"),
+        // The standard library stays as it is: what it does is not watched, and
+        // fences are not modelled.
+        ("tsan", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"),
+    ] {
+        let mut tests = nightly([
+            "test",
+            "-p",
+            "vshmem-core",
+            "-p",
+            "vshmem-sysv",
+            "--lib",
+            "--tests",
+            "--no-fail-fast",
+            "--target",
+            &target,
+        ]);
+        tests.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", own_target(name));
+        count += libtest(&mut tests)?;
+    }
+    Ok(count)
+}
+
+fn conformance() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "conformance"]))
+}
+
+fn vm() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::GUESTS)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "vm"]))
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask test` and its relatives.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::cargo::cargo;
+use crate::stage::{Count, libtest};
+use crate::stages::{STAGES, Stage};
+
+/// Which stages run.
+#[derive(Args)]
+pub struct Options {
+    /// Leave out a stage; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    skip: Vec<String>,
+    /// Run only this stage; may be given more than once.
+    #[arg(long, value_name = "NAME", conflicts_with = "skip")]
+    only: Vec<String>,
+    /// Show the stages and what they cover.
+    #[arg(long)]
+    list: bool,
+}
+
+/// For how long.
+#[derive(Args)]
+pub struct SoakOptions {
+    /// How many minutes.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Run only programs whose name contains this.
+    #[arg(long, default_value = "")]
+    filter: String,
+}
+
+fn timed(stage: &Stage) -> (Count, Duration) {
+    eprintln!("\n==> {}: {}", stage.name, stage.about);
+    let started = Instant::now();
+    // A stage that cannot run is a failure, and the others still run.
+    let count = (stage.run)().unwrap_or_else(|error| {
+        eprintln!("error: {}: {error:#}", stage.name);
+        Count::FAILED
+    });
+    (count, started.elapsed())
+}
+
+/// Runs the stages; true when none failed. The last line on standard output is
+/// `N passed, N failed, N skipped`.
+///
+/// # Errors
+///
+/// A stage's name that does not exist.
+pub fn test(options: &Options) -> Result<bool> {
+    if options.list {
+        for stage in STAGES {
+            println!("{:12} {}", stage.name, stage.about);
+        }
+        return Ok(true);
+    }
+    for name in options.skip.iter().chain(&options.only) {
+        if !STAGES.iter().any(|s| s.name == *name) {
+            let known: Vec<_> = STAGES.iter().map(|s| s.name).collect();
+            bail!("there is no stage '{name}'; there are: {}", known.join(", "));
+        }
+    }
+    let mut total = Count::default();
+    let mut lines = Vec::new();
+    for stage in STAGES {
+        let named = options.skip.iter().any(|n| n == stage.name);
+        let other = !options.only.is_empty() && !options.only.iter().any(|n| n == stage.name);
+        if named || other {
+            total += Count::SKIPPED;
+            lines.push(format!("{:12} skipped by name", stage.name));
+            continue;
+        }
+        let (count, time) = timed(stage);
+        total += count;
+        lines.push(format!("{:12} {:6.1} s  {count}", stage.name, time.as_secs_f64()));
+    }
+    eprintln!();
+    for line in lines {
+        eprintln!("{line}");
+    }
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+/// Runs the named stages alone.
+///
+/// # Errors
+///
+/// None that a stage could cause: those count as failures.
+pub fn only(names: &[&str]) -> Result<bool> {
+    let mut total = Count::default();
+    for stage in STAGES.iter().filter(|s| names.contains(&s.name)) {
+        let (count, time) = timed(stage);
+        eprintln!("{} took {:.1} s", stage.name, time.as_secs_f64());
+        total += count;
+    }
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+/// Repeats the conformance programs until the time is up or one fails.
+///
+/// # Errors
+///
+/// cargo cannot be started.
+pub fn soak(options: &SoakOptions) -> Result<bool> {
+    let started = Instant::now();
+    let limit = Duration::from_secs(60 * options.minutes);
+    let mut total = Count::default();
+    let mut rounds = 0;
+    while started.elapsed() < limit && total.failed == 0 {
+        rounds += 1;
+        eprintln!(
+            "==> round {rounds}, {} of {} minutes",
+            started.elapsed().as_secs() / 60,
+            options.minutes
+        );
+        total += libtest(&mut cargo([
+            "test",
+            "-p",
+            "vshmem-tests",
+            "--test",
+            "conformance",
+            "--",
+            &options.filter,
+        ]))?;
+    }
+    println!("{rounds} rounds: {total}");
+    Ok(total.failed == 0)
+}
