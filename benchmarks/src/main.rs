@@ -1,2 +1,150 @@
-//! x
-fn main() {}
+//! Measures vshmem beside the kernel's own System V IPC.
+//!
+//! One C program, `programs/micro.c`, runs on both sides in turns, so that a
+//! disturbance of the machine meets both; every sample of every round goes into
+//! one histogram per side. Ratios compare; absolute figures belong to the
+//! machine that is printed with them.
+
+mod machine;
+mod table;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use hdrhistogram::Histogram;
+use vshmem_tests::session::Session;
+use vshmem_tests::{build, run::run};
+
+use crate::table::Row;
+
+/// Measures vshmem beside the kernel's own System V IPC.
+#[derive(Parser)]
+#[command(name = "vshmem-bench")]
+struct Options {
+    /// Run only micro-codes whose name contains this
+    filter: Option<String>,
+    /// How often each side runs
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Print JSON instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Fail when a figure misses its bound
+    #[arg(long)]
+    check: bool,
+    /// Measure the kernel alone
+    #[arg(long)]
+    kernel_only: bool,
+}
+
+/// One micro-code.
+struct Micro {
+    name: &'static str,
+    about: &'static str,
+    /// Batches, or turns, of a round.
+    count: u32,
+    /// The most that our median may be, in nanoseconds, on the machine that the
+    /// bound was set on; none where there is no such promise.
+    bound: Option<f64>,
+}
+
+const MICROS: &[Micro] = &[
+    Micro { name: "sem-pair", about: "semop +1, -1, uncontended", count: 100, bound: Some(150.0) },
+    Micro { name: "sem-undo-pair", about: "the same with SEM_UNDO", count: 100, bound: None },
+    Micro { name: "sem-multi", about: "semop of four operations", count: 100, bound: None },
+    Micro { name: "sem-read", about: "semctl GETVAL", count: 100, bound: None },
+    Micro { name: "msg-pair", about: "msgsnd, msgrcv of 64 bytes", count: 100, bound: None },
+    Micro { name: "msg-type-pair", about: "the same by type", count: 100, bound: None },
+    Micro {
+        name: "msg-stream",
+        about: "64 bytes, one sender, one receiver",
+        count: 50,
+        bound: None,
+    },
+    Micro {
+        name: "shm-cycle",
+        about: "shmget, shmat, touch, shmdt, remove",
+        count: 40,
+        bound: None,
+    },
+    Micro { name: "sem-turns", about: "semop ping-pong, two processes", count: 5000, bound: None },
+    Micro {
+        name: "msg-turns",
+        about: "message ping-pong, two processes",
+        count: 5000,
+        bound: None,
+    },
+];
+
+const WATCHDOG: Duration = Duration::from_secs(130);
+
+/// Picoseconds: a histogram counts whole numbers, and half a nanosecond shows.
+const SCALE: f64 = 1000.0;
+
+fn sample(command: &mut Command, micro: &Micro, into: &mut Histogram<u64>) -> Result<()> {
+    let outcome = run(command.args([micro.name, &micro.count.to_string()]), WATCHDOG)?;
+    ensure!(outcome.good(), "{} ended with {}: {}", micro.name, outcome.end, outcome.stderr);
+    for line in outcome.stdout.lines() {
+        let nanoseconds: f64 = line.parse().with_context(|| format!("{}: '{line}'", micro.name))?;
+        into.record((nanoseconds * SCALE) as u64)?;
+    }
+    Ok(())
+}
+
+fn measure(
+    program: &Path,
+    session: Option<&Session>,
+    options: &Options,
+    micro: &'static Micro,
+) -> Result<Row> {
+    let empty = || Histogram::<u64>::new(3);
+    let (mut kernel, mut ours) = (empty()?, empty()?);
+    for _ in 0..options.rounds {
+        sample(&mut Command::new(program), micro, &mut kernel)?;
+        if let Some(session) = session {
+            sample(&mut session.run(program), micro, &mut ours)?;
+        }
+    }
+    Ok(Row::new(micro, &kernel, session.map(|_| &ours)))
+}
+
+fn bench(options: &Options) -> Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let source = build::root().join("benchmarks/programs/micro.c");
+    let program = build::compile(&source, folder.path())?;
+    let session = if options.kernel_only { None } else { Some(Session::new()?) };
+    let filter = options.filter.as_deref().unwrap_or("");
+    let mut rows = Vec::new();
+    for micro in MICROS.iter().filter(|m| m.name.contains(filter)) {
+        eprintln!("measuring {} ({} rounds)", micro.name, options.rounds);
+        rows.push(measure(&program, session.as_ref(), options, micro)?);
+    }
+    ensure!(!rows.is_empty(), "no micro-code's name contains '{filter}'");
+    if options.json {
+        println!("{}", table::json(&rows, &machine::facts()));
+    } else {
+        for (name, value) in machine::facts() {
+            println!("{name:8} {value}");
+        }
+        print!("\n{}", table::text(&rows));
+    }
+    let late: Vec<_> = rows.iter().filter(|r| r.misses()).map(|r| r.name).collect();
+    if !late.is_empty() {
+        eprintln!("over their bound: {}", late.join(", "));
+    }
+    Ok(late.is_empty() || !options.check)
+}
+
+fn main() -> ExitCode {
+    match bench(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
