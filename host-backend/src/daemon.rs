@@ -157,9 +157,10 @@ impl Daemon {
                         dir.display()
                     )
                 };
-                let vault = Vault::resume(link).with_context(hint)?;
-                if vault.tags().is_empty() {
-                    // Its daemon died before it had anything to keep.
+                let mut vault = Vault::resume(link).with_context(hint)?;
+                if vault.fd(STATE).is_err() {
+                    // Its daemon died before it had given it everything.
+                    vault.tags().into_iter().for_each(|tag| vault.remove(tag));
                     (vault, None)
                 } else {
                     let state = State::load(&vault).with_context(hint)?;
@@ -303,7 +304,10 @@ impl Daemon {
             self.poller.watch(link.socket(), Source::Holder)?;
         }
         self.poller.watch(&self.signals, Source::Signal)?;
-        for served in &mut self.regions {
+        for (index, served) in (0..).zip(&mut self.regions) {
+            if let Some(fd) = served.service.poll_fd() {
+                self.poller.watch(fd, Source::Service(index))?;
+            }
             let mut around = Around {
                 vault: &mut self.vault,
                 poller: &self.poller,
@@ -319,9 +323,9 @@ impl Daemon {
 
     fn start_holder(&mut self) -> io::Result<()> {
         let link = Link::start(&self.runtime_dir, self.linger)?;
-        info!(pid = link.pid(), "started a holder");
         self.vault.hand_to(link)?;
         if let Some(link) = self.vault.link() {
+            info!(pid = link.pid(), "started a holder");
             self.poller.watch(link.socket(), Source::Holder)?;
         }
         Ok(())
@@ -338,7 +342,7 @@ impl Daemon {
                 continue;
             }
             let door = (self.vault.sent(tag) == 0)
-                .then(|| self.vault.fd(tag).ok().and_then(|fd| accepted_at(fd)))
+                .then(|| self.vault.fd(tag).ok().and_then(accepted_at))
                 .flatten();
             let server = self.regions.iter_mut().find(|served| {
                 let listener = served.server.as_ref().map(Server::listener);
@@ -456,9 +460,14 @@ impl Daemon {
             Source::Listener(r)
             | Source::Client(r, _)
             | Source::Process(r, _)
-            | Source::HostEvent(r, _) => usize::from(r),
+            | Source::HostEvent(r, _)
+            | Source::Service(r) => usize::from(r),
         };
         let served = self.regions.get_mut(index)?;
+        if let Source::Service(_) = source {
+            served.service.dispatch();
+            return None;
+        }
         let server = served.server.as_mut()?;
         let around = &mut Around {
             vault: &mut self.vault,
@@ -470,7 +479,7 @@ impl Daemon {
             Source::Client(_, id) => server.client_ready(id, flags, around),
             Source::Process(_, id) => server.process_ended(id, around),
             Source::HostEvent(_, vector) => server.host_event(vector, around),
-            Source::Signal | Source::Holder => {}
+            Source::Signal | Source::Holder | Source::Service(_) => {}
         }
         None
     }

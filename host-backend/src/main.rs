@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Parser};
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -127,7 +127,11 @@ fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
         }
         (None, Err(_)) => EnvFilter::new("info"),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub enum Source {
     Process(u16, u16),
     /// A vector of the host in a region.
     HostEvent(u16, u16),
+    /// The service of a region.
+    Service(u16),
 }
 
 impl Source {
@@ -32,6 +34,7 @@ impl Source {
             Self::Client(r, n) => (3, r, n),
             Self::Process(r, n) => (4, r, n),
             Self::HostEvent(r, n) => (5, r, n),
+            Self::Service(r) => (6, r, 0),
         };
         kind << 32 | u64::from(region) << 16 | u64::from(n)
     }
@@ -47,6 +50,7 @@ impl Source {
             3 => Self::Client(r, n),
             4 => Self::Process(r, n),
             5 => Self::HostEvent(r, n),
+            6 => Self::Service(r),
             _ => return None,
         })
     }
@@ -136,6 +140,7 @@ mod tests {
             Source::Client(1, 0xffef),
             Source::Process(0xffff, 2),
             Source::HostEvent(3, 255),
+            Source::Service(7),
         ] {
             assert_eq!(Source::from_word(source.word()), Some(source));
         }

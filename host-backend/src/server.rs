@@ -29,7 +29,7 @@ use crate::state::{ClientState, DepartedState, ServerState};
 use crate::sys::peer_pidfd;
 use crate::vault::{Tag, Vault};
 use rustix::event::epoll::EventFlags;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv, sockopt::socket_peercred};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +40,10 @@ use tracing::{debug, info, warn};
 
 /// How long a shortage (descriptors, memory) is given before another try.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// The most VMs that may have disconnected while their process lives on: one
+/// that unplugs and plugs the device for ever must not grow this structure.
+const MAX_DEPARTED: usize = 1024;
 
 /// What the server works with besides its own structure.
 pub struct Around<'a> {
@@ -62,9 +66,9 @@ struct Client {
     pid: u32,
     uid: u32,
     socket: Tag,
-    /// `None`: no pidfd to be had, so the connection's end has to do.
+    /// The pidfd; connections of one process share it. `None` once that
+    /// process has ended: then only the connection is left to end.
     process: Option<Tag>,
-    process_ended: bool,
     events: Vec<Tag>,
     queue: VecDeque<Message<Tag>>,
     /// The socket was full: wait until it can be written.
@@ -146,7 +150,6 @@ impl Server {
                 uid: c.uid,
                 socket: c.socket,
                 process: c.process,
-                process_ended: false,
                 events: c.events.clone(),
                 queue: c.queue.iter().skip(done).map(Message::from).collect(),
                 blocked: false,
@@ -206,13 +209,21 @@ impl Server {
         for (&id, client) in &self.clients {
             poller.watch(vault.fd(client.socket)?, Source::Client(self.index, id))?;
             if let Some(process) = client.process {
-                poller.watch(vault.fd(process)?, Source::Process(self.index, id))?;
+                self.watch_process(process, id, vault, poller)?;
             }
         }
         for (&id, departed) in &self.departed {
-            poller.watch(vault.fd(departed.process)?, Source::Process(self.index, id))?;
+            self.watch_process(departed.process, id, vault, poller)?;
         }
         Ok(())
+    }
+
+    /// Watches a pidfd; one that is shared is watched under its first VM's id.
+    fn watch_process(&self, tag: Tag, id: u16, vault: &Vault, poller: &Poller) -> io::Result<()> {
+        match poller.watch(vault.fd(tag)?, Source::Process(self.index, id)) {
+            Err(Errno::EXIST) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// What a next daemon has to know.
@@ -324,12 +335,16 @@ impl Server {
         if self.next_id >= IvshmemId::HOST.0 {
             return Err("the region has used up its 65519 ids: restart it without VMs".into());
         }
+        if self.departed.len() >= MAX_DEPARTED {
+            return Err(format!("{MAX_DEPARTED} VMs have disconnected and live on: end some"));
+        }
         let process = match peer_pidfd(vault.fd(socket).map_err(told)?) {
             Ok(fd) => Some(fd),
             // Gone already; the end of the connection will follow.
             Err(Errno::SRCH) => None,
             Err(e) => return Err(format!("no pidfd of pid {pid}: {e}")),
         };
+        let shared = self.process_of(pid, vault);
         let made: Result<Vec<_>, _> = (0..self.vectors).map(|_| new_event()).collect();
         let made = made.map_err(|e| format!("no eventfd: {e}"))?;
 
@@ -340,8 +355,7 @@ impl Server {
             pid,
             uid,
             socket,
-            process: process.map(|fd| vault.put_witness(fd)),
-            process_ended: false,
+            process: process.map(|fd| shared.unwrap_or_else(|| vault.put_witness(fd))),
             events: made.into_iter().map(|fd| vault.put(fd)).collect(),
             queue: VecDeque::new(),
             blocked: false,
@@ -350,14 +364,25 @@ impl Server {
         self.enrol(id, client, around).map_err(|e| e.to_string())
     }
 
+    /// The pidfd of process `pid`, if another connection has it and it lives;
+    /// as long as it lives, no other process has that pid.
+    fn process_of(&self, pid: u32, vault: &Vault) -> Option<Tag> {
+        let clients = self.clients.values().map(|c| (c.pid, c.process));
+        let departed = self.departed.values().map(|d| (d.pid, Some(d.process)));
+        let (_, tag) = clients.chain(departed).find(|&(p, tag)| p == pid && tag.is_some())?;
+        let fd = vault.fd(tag?).ok()?;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now));
+        if ended == Ok(0) { tag } else { None }
+    }
+
     /// Queues the handshake, tells the others and begins to watch.
     fn enrol(&mut self, id: u16, mut client: Client, around: &mut Around<'_>) -> io::Result<()> {
         let watched = describe(id, &client, around.vault).and_then(|vm| {
             let socket = around.vault.fd(client.socket)?;
             around.poller.watch(socket, Source::Client(self.index, id))?;
             if let Some(process) = client.process {
-                let fd = around.vault.fd(process)?;
-                around.poller.watch(fd, Source::Process(self.index, id))?;
+                self.watch_process(process, id, around.vault, around.poller)?;
             }
             Ok(vm)
         });
@@ -365,12 +390,8 @@ impl Server {
             Ok(vm) => vm,
             Err(e) => {
                 self.forget(client.socket, around);
-                client.process.into_iter().chain(client.events).for_each(|tag| {
-                    if let Ok(fd) = around.vault.fd(tag) {
-                        around.poller.forget(fd);
-                    }
-                    self.garbage.push(tag);
-                });
+                self.garbage.extend(client.events);
+                self.drop_process(client.process, around);
                 return Err(e);
             }
         };
@@ -466,37 +487,66 @@ impl Server {
         self.retired.extend(client.events);
         let gone = IvshmemId(id);
         match client.process {
-            Some(process) if !client.process_ended => {
+            Some(process) => {
                 info!(region = %self.name, id, pid = client.pid, why, "VM disconnected");
                 self.departed.insert(id, Departed { pid: client.pid, process });
                 around.service.vm_detached(gone);
             }
-            process => {
+            None => {
                 info!(region = %self.name, id, pid = client.pid, why, "VM is dead");
-                self.garbage.extend(process);
                 around.service.vm_dead(gone);
             }
         }
     }
 
-    /// The pidfd of VM `id` says that its process has ended.
+    /// Lets go of a pidfd, unless another connection shares it.
+    fn drop_process(&mut self, process: Option<Tag>, around: &Around<'_>) {
+        let shared = self.clients.values().any(|c| c.process == process)
+            || self.departed.values().any(|d| Some(d.process) == process);
+        if let Some(tag) = process
+            && !shared
+        {
+            self.forget(tag, around);
+            self.garbage.push(tag);
+        }
+    }
+
+    /// A pidfd watched under the id `id` says that its process has ended.
     pub fn process_ended(&mut self, id: u16, around: &mut Around<'_>) {
-        if let Some(departed) = self.departed.remove(&id) {
-            info!(region = %self.name, id, pid = departed.pid, "VM is dead");
-            self.forget(departed.process, around);
-            self.garbage.push(departed.process);
-            self.dirty = true;
-            around.service.vm_dead(IvshmemId(id));
+        let client = self.clients.get(&id).and_then(|c| c.process);
+        let Some(process) = client.or_else(|| self.departed.get(&id).map(|d| d.process)) else {
             return;
+        };
+        self.dirty = true;
+        self.forget(process, around);
+        self.garbage.push(process);
+        self.departed.retain(|&id, departed| {
+            let dead = departed.process == process;
+            if dead {
+                info!(region = %self.name, id, pid = departed.pid, "VM is dead");
+                around.service.vm_dead(IvshmemId(id));
+            }
+            !dead
+        });
+        let mut left = Vec::new();
+        for (&id, client) in self.clients.iter_mut().filter(|(_, c)| c.process == Some(process)) {
+            client.process = None;
+            left.push((id, client.pid, client.socket));
         }
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        client.process_ended = true;
-        let (process, pid, socket) = (client.process, client.pid, client.socket);
-        if let Some(process) = process {
-            self.forget(process, around);
+        for (id, pid, socket) in left {
+            self.process_ended_before_connection(id, pid, socket, around);
         }
-        // The kernel closes a process's files before its pidfd speaks, so the
-        // end of the connection is there to be read, or somebody else has it.
+    }
+
+    /// The kernel closes a process's files before its pidfd speaks, so the
+    /// end of the connection is there to be read, or somebody else has it.
+    fn process_ended_before_connection(
+        &mut self,
+        id: u16,
+        pid: u32,
+        socket: Tag,
+        around: &mut Around<'_>,
+    ) {
         let mut byte = [0_u8; 1];
         let Ok(fd) = around.vault.fd(socket) else { return };
         match recv(fd, &mut byte[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
@@ -507,6 +557,7 @@ impl Server {
                      the VM counts as alive until that one ends too"
                 );
             }
+            // Data to be read first, which will end the connection as well.
             Ok((n, _)) if n > 0 => {}
             _ => self.hang_up(id, "its process has ended", around),
         }
@@ -613,4 +664,163 @@ fn describe(id: u16, client: &Client, vault: &Vault) -> io::Result<Vm> {
         uid: client.uid,
         ring: ring.collect::<io::Result<_>>()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+    use std::path::Path;
+
+    #[derive(Default)]
+    struct Heard(Vec<String>);
+
+    impl RegionService for Heard {
+        fn vm_connected(&mut self, vm: Vm) {
+            self.0.push(format!("connected {} with {} vectors", vm.id, vm.ring.len()));
+        }
+        fn vm_detached(&mut self, id: IvshmemId) {
+            self.0.push(format!("detached {id}"));
+        }
+        fn vm_dead(&mut self, id: IvshmemId) {
+            self.0.push(format!("dead {id}"));
+        }
+        fn doorbell(&mut self, vector: u16) {
+            self.0.push(format!("doorbell {vector}"));
+        }
+        fn poll_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+            None
+        }
+        fn dispatch(&mut self) {}
+        fn is_idle(&self) -> bool {
+            true
+        }
+        fn stop(&mut self) {}
+    }
+
+    struct Bench {
+        vault: Vault,
+        poller: Poller,
+        heard: Heard,
+        server: Server,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let text = "[[region]]\nname = \"r\"\nsize = \"16M\"\n";
+            let region = Config::parse(text, Path::new("c")).unwrap().regions.remove(0);
+            let mut vault = Vault::local();
+            let memory = vault.put(new_event().unwrap());
+            let listener = vault.put(new_event().unwrap());
+            let server = Server::new(0, &region, memory, listener, &mut vault).unwrap();
+            let poller = Poller::new().unwrap();
+            Self { vault, poller, heard: Heard::default(), server }
+        }
+
+        fn with<T>(&mut self, act: impl FnOnce(&mut Server, &mut Around<'_>) -> T) -> T {
+            let Self { vault, poller, heard, server } = self;
+            act(server, &mut Around { vault, poller, service: heard })
+        }
+
+        /// Admits a connection without sending anything yet.
+        fn admit(&mut self) -> OwnedFd {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (ours, theirs) =
+                socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            let tag = self.vault.put(ours);
+            self.with(|server, around| server.admit(tag, around));
+            theirs
+        }
+
+        fn settle(&mut self) {
+            while self.server.is_dirty() {
+                self.server.saved(&mut self.vault);
+                self.with(|server, around| server.pump(around));
+            }
+        }
+
+        fn values(&self, socket: &OwnedFd) -> Vec<i64> {
+            let mut out = Vec::new();
+            let mut word = [0_u8; 8];
+            while let Ok((8, _)) = recv(socket, &mut word[..], RecvFlags::DONTWAIT) {
+                out.push(i64::from_le_bytes(word));
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_before_the_state_is_saved() {
+        let mut bench = Bench::new();
+        let a = bench.admit();
+        assert_eq!(bench.values(&a), []);
+        assert!(bench.server.is_dirty());
+        bench.settle();
+        assert_eq!(bench.values(&a), [0, 1, -1, 0xfff0, 0xfff0, 1, 1]);
+    }
+
+    #[test]
+    fn byte_before_the_memory_is_answered_by_a_refusal_not_by_a_close() {
+        let mut bench = Bench::new();
+        let a = bench.admit();
+        bench.settle();
+        bench.values(&a);
+        let b = bench.admit();
+        send(&b, b"x", SendFlags::empty()).unwrap();
+        bench.with(|server, around| server.client_ready(2, EventFlags::IN, around));
+        bench.settle();
+        assert_eq!(bench.values(&b), [codec::REFUSAL]);
+        // It was never announced, so its end is not either.
+        assert_eq!(bench.values(&a), []);
+        assert_eq!(bench.server.connected(), 1);
+    }
+
+    #[test]
+    fn peer_announced_in_part_is_announced_in_full_and_then_ended() {
+        let mut bench = Bench::new();
+        let a = bench.admit();
+        bench.settle();
+        bench.values(&a);
+        let b = bench.admit();
+        // As a full socket would: one of the two vectors is out.
+        bench.server.clients.get_mut(&1).unwrap().queue.pop_front();
+        drop(b);
+        bench.with(|server, around| server.client_ready(2, EventFlags::HUP, around));
+        bench.settle();
+        assert_eq!(bench.values(&a), [2, 2]);
+    }
+
+    #[test]
+    fn ids_end_below_the_host_and_then_clients_are_refused() {
+        let mut bench = Bench::new();
+        bench.server.next_id = IvshmemId::HOST.0 - 1;
+        let a = bench.admit();
+        let b = bench.admit();
+        bench.settle();
+        assert_eq!(bench.values(&a)[1], 0xffef);
+        assert_eq!(bench.values(&b), [codec::REFUSAL]);
+    }
+
+    #[test]
+    fn service_hears_of_connection_end_and_death_in_this_order() {
+        let mut bench = Bench::new();
+        let a = bench.admit();
+        let b = bench.admit();
+        drop(a);
+        bench.with(|server, around| server.client_ready(1, EventFlags::HUP, around));
+        // Both connections are this process's, and share its pidfd.
+        bench.with(|server, around| server.process_ended(1, around));
+        bench.settle();
+        let heard = ["connected 1 with 2 vectors", "connected 2 with 2 vectors"];
+        let then = ["detached 1", "dead 1"];
+        assert_eq!(bench.heard.0, [heard, then].concat());
+        drop(b);
+        bench.with(|server, around| server.client_ready(2, EventFlags::HUP, around));
+        assert_eq!(bench.heard.0[4..], ["dead 2"]);
+        bench.settle();
+        assert!(!bench.server.has_vms());
+        // Only memory, listener and the host's two vectors are left.
+        assert_eq!(bench.vault.tags().len(), 4);
+    }
 }

@@ -5,7 +5,7 @@
 
 use crate::codec::IvshmemId;
 use crate::config::Region;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A VM that has just connected, or is found again after a restart.
 #[derive(Debug)]
@@ -52,6 +52,13 @@ pub trait RegionService: Send {
     /// as one.
     fn doorbell(&mut self, vector: u16);
 
+    /// A descriptor that is readable when [`dispatch`](Self::dispatch) has
+    /// something to do.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Does what there is to do now, without waiting.
+    fn dispatch(&mut self);
+
     /// Whether no task is attached and no object exists.
     fn is_idle(&self) -> bool;
 
@@ -84,6 +91,12 @@ impl RegionService for Raw {
     fn doorbell(&mut self, vector: u16) {
         tracing::debug!(vector, "a guest rang the host");
     }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn dispatch(&mut self) {}
 
     fn is_idle(&self) -> bool {
         true

@@ -191,11 +191,13 @@ impl State {
         toml::from_str(text).map_err(syntax)
     }
 
-    /// Checks that every descriptor exists, that none but a memory or eventfd
-    /// has two uses, and that ids and counts are possible.
+    /// Checks that every descriptor exists, that only pidfds and queued ones are
+    /// named twice, and that ids and counts are possible.
     fn check(&self, tags: &BTreeSet<Tag>, sent: impl Fn(Tag) -> u64) -> Result<(), Error> {
         let damaged = |what: String| Err(Error::Damaged(what));
         let mut used = BTreeSet::new();
+        // Connections of one process share its pidfd.
+        let mut processes = BTreeSet::new();
         let mut own = |tag: Tag| tags.contains(&tag) && used.insert(tag);
         for region in &self.region {
             let name = &region.name;
@@ -214,9 +216,10 @@ impl State {
             let mut ids = BTreeSet::new();
             for c in &server.client {
                 let here = own(c.socket)
-                    && c.process.is_none_or(&mut own)
+                    && c.process.is_none_or(|t| tags.contains(&t))
                     && c.events.iter().all(|&t| own(t))
                     && c.queue.iter().filter_map(|q| q.fd).all(|t| tags.contains(&t));
+                processes.extend(c.process);
                 if !here {
                     return damaged(format!("region {name}, VM {}: a descriptor is missing", c.id));
                 }
@@ -230,10 +233,14 @@ impl State {
                 }
             }
             for d in &server.departed {
-                if !own(d.process) || d.id >= server.next_id || !ids.insert(d.id) {
+                processes.insert(d.process);
+                if !tags.contains(&d.process) || d.id >= server.next_id || !ids.insert(d.id) {
                     return damaged(format!("region {name}: departed VM {}", d.id));
                 }
             }
+        }
+        if !processes.is_disjoint(&used) {
+            return damaged("a pidfd is something else too".into());
         }
         Ok(())
     }
@@ -330,7 +337,7 @@ mod tests {
             |s| s.client[0].events.clear(),
             |s| s.client[0].queue[0].fd = Some(99),
             |s| s.departed[0].id = 8,
-            |s| s.departed[0].process = 6,
+            |s| s.departed[0].process = 5,
             |s| s.host_events = vec![5],
         ];
         for (i, damage) in damages.iter().enumerate() {

@@ -164,8 +164,12 @@ impl Vault {
     /// When it does not answer; the vault is then without one.
     pub fn hand_to(&mut self, mut link: Link) -> io::Result<()> {
         self.link = None;
-        for (tag, kept) in self.mirror.iter() {
+        // The state comes last: a holder without one has not got everything.
+        for (tag, kept) in self.mirror.iter().filter(|&(tag, _)| tag != STATE) {
             link.put(tag, kept)?;
+        }
+        if let Ok(state) = self.mirror.get(STATE) {
+            link.put(STATE, state)?;
         }
         self.link = Some(link);
         Ok(())
