@@ -1,0 +1,373 @@
+//! The endpoint itself: what it holds, its loop, and its duties towards peers.
+
+use crate::memory::Memory;
+use crate::policy::Policy;
+use crate::sys::{self, Credentials};
+use crate::watch::Watched;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tracing::{error, info, warn};
+use vshmem_core::attach::Transport;
+use vshmem_core::layout::peer;
+use vshmem_core::task::{Owner, TaskId};
+use vshmem_core::{Corrupt, Lane, Region};
+use vshmem_sysv::reap;
+
+/// What an endpoint serves, and how.
+pub struct Setup {
+    /// The region, formatted or opened over a [`Memory`].
+    pub region: Region<Memory>,
+    /// The peer this kernel is: 0 on the host, what [`crate::enter`] claimed in a guest.
+    pub peer: u32,
+    /// The memory or device, as tasks get it for reading and writing.
+    pub read_write: OwnedFd,
+    /// The same for reading only; it must not be possible to open it again for writing.
+    pub read_only: OwnedFd,
+    /// What the descriptors are.
+    pub transport: Transport,
+    /// The attach socket: `SOCK_SEQPACKET`, bound and listening.
+    pub listener: OwnedFd,
+    /// Who may attach.
+    pub policy: Policy,
+}
+
+/// Why an endpoint cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused something.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: Errno,
+    },
+    /// The region is damaged.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The lane of the endpoint before this one is damaged.
+    #[error("cannot settle what a former endpoint left: {0}")]
+    Settle(vshmem_sysv::Error),
+    /// The peer slot is not (or no longer) this kernel's.
+    #[error("the region has no peer {0}: was it fenced? enter the region again")]
+    NoPeer(u32),
+    /// All lanes are taken.
+    #[error(
+        "all {0} lanes of the region are taken: end some of its tasks, or configure a larger region"
+    )]
+    NoLane(u64),
+}
+
+pub(crate) fn step(step: &'static str) -> impl Fn(Errno) -> Error {
+    move |source| Error::System { step, source }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Nothing yet.
+    New,
+    /// An attached process, by its token in `tasks`.
+    Task(u64),
+    /// A child that was announced and has not said hello.
+    Child(TaskId),
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    /// Who connected it.
+    pub(crate) who: Credentials,
+    pub(crate) role: Role,
+}
+
+const LISTENER: u64 = 0;
+const TIMER: u64 = 1;
+const FIRST_TOKEN: u64 = 2;
+
+/// The service of one region in one kernel. See the [crate](crate) for how to embed it.
+pub struct Endpoint {
+    pub(crate) region: Region<Memory>,
+    /// Its own lane, for reaping.
+    pub(crate) lane: Lane,
+    pub(crate) peer: u32,
+    pub(crate) own_uid: u32,
+    pub(crate) read_write: OwnedFd,
+    pub(crate) read_only: OwnedFd,
+    /// How the region shows in `/proc/PID/maps`.
+    pub(crate) file: sys::FileId,
+    pub(crate) transport: Transport,
+    pub(crate) policy: Policy,
+    pub(crate) listener: OwnedFd,
+    /// Out of descriptors: not accepting until the next tick.
+    pub(crate) paused: bool,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    armed: bool,
+    /// Never reused: an event that was fetched before its source went away finds nothing.
+    next_token: u64,
+    pub(crate) connections: HashMap<u64, Connection>,
+    pub(crate) tasks: HashMap<u64, Watched>,
+    /// Children that were announced to the endpoint before this one.
+    pub(crate) orphans: Vec<TaskId>,
+    /// Ticks until they are looked at again; 0 = none.
+    pub(crate) grace: u32,
+}
+
+impl Endpoint {
+    /// Begins to serve: takes over the tasks of an endpoint before it, and reaps those that died
+    /// in between.
+    ///
+    /// # Errors
+    /// The region is damaged or full, or the kernel refuses a descriptor.
+    ///
+    /// # If the caller dies
+    /// The next endpoint finds everything in the region.
+    pub fn open(setup: Setup) -> Result<Self, Error> {
+        let Setup { region, peer, read_write, read_only, transport, listener, policy } = setup;
+        let here = region.peer(peer)?.filter(|p| p.state == peer::LIVE);
+        let here = here.ok_or(Error::NoPeer(peer))?;
+        region.mem().enter(&region, peer);
+        let owner = Owner::Endpoint { peer, incarnation: here.incarnation };
+        let lane = own_lane(&region, owner)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(step("make an epoll"))?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, flags).map_err(step("make a timer"))?;
+        let file = sys::FileId::of(&read_write).map_err(step("inspect the region's memory"))?;
+        rustix::io::ioctl_fionbio(&listener, true).map_err(step("use the attach socket"))?;
+        // Who sends a packet is the kernel's to say, from the first packet on.
+        rustix::net::sockopt::set_socket_passcred(&listener, true)
+            .map_err(step("ask for senders' credentials"))?;
+        let mut endpoint = Self {
+            region,
+            lane,
+            peer,
+            own_uid: rustix::process::geteuid().as_raw(),
+            read_write,
+            read_only,
+            file,
+            transport,
+            policy,
+            listener,
+            paused: false,
+            epoll,
+            timer,
+            armed: false,
+            next_token: FIRST_TOKEN,
+            connections: HashMap::new(),
+            tasks: HashMap::new(),
+            orphans: Vec::new(),
+            grace: 0,
+        };
+        endpoint
+            .add(endpoint.listener.as_fd(), LISTENER)
+            .map_err(step("watch the attach socket"))?;
+        endpoint.add(endpoint.timer.as_fd(), TIMER).map_err(step("watch the timer"))?;
+        endpoint.adopt()?;
+        if endpoint.rescan() {
+            info!(peer, tasks = endpoint.tasks.len(), "endpoint serves");
+        }
+        endpoint.arm();
+        Ok(endpoint)
+    }
+
+    /// Readable when [`Endpoint::dispatch`] has something to do.
+    #[must_use]
+    pub fn epoll_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// The region it serves.
+    #[must_use]
+    pub fn region(&self) -> &Region<Memory> {
+        &self.region
+    }
+
+    /// Tasks it watches.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Handles what is ready now, a bounded amount of it; never blocks.
+    pub fn dispatch(&mut self) {
+        let mut events: Vec<Event> = Vec::with_capacity(64);
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let spare = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.epoll, spare, Some(&now)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => error!(error = %e, "cannot look for events"),
+        }
+        for event in events {
+            let Event { data, .. } = event;
+            match data.u64() {
+                LISTENER => self.accept(),
+                TIMER => self.tick(),
+                token if self.tasks.contains_key(&token) => self.task_ended(token),
+                token => self.serve(token),
+            }
+        }
+        self.arm();
+    }
+
+    /// A VM is dead: marks its peers dead and reaps them. Host only.
+    pub fn peer_died(&mut self, ivshmem: u32) {
+        match self.region.peers() {
+            Ok(peers) => {
+                for p in peers {
+                    if p.index != self.peer && p.ivshmem == ivshmem {
+                        info!(peer = p.index, name = p.name, ivshmem, "peer died: reaping");
+                        if let Err(e) = self.region.set_peer_state(p.index, peer::DEAD) {
+                            error!(peer = p.index, error = %e, "cannot mark a dead peer");
+                        }
+                        self.reap_peer(p.index);
+                    }
+                }
+            }
+            Err(e) => error!(ivshmem, error = %e, "cannot read the peer table"),
+        }
+    }
+
+    /// The control vector was rung: a peer came, went, or panicked.
+    pub fn control_doorbell(&mut self) {
+        self.reap_dead_peers();
+        self.rescan();
+    }
+
+    /// The wake vector was rung: wakes the local sleepers named in this peer's bitmap.
+    ///
+    /// (With the `Module` transport the interrupt handler does it, and this is not called.)
+    pub fn wake_doorbell(&mut self) {
+        let region = &self.region;
+        let woken = region.drain_wakes(self.peer, |id| {
+            if let Ok(lane) = region.lane(id) {
+                region.mem().wake_here(lane.plus(vshmem_core::layout::lane::STATUS));
+            }
+        });
+        if let Err(e) = woken {
+            error!(error = %e, "cannot drain the wake bitmap");
+        }
+    }
+
+    /// Whether nobody is attached and no object exists.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let child = |c: &Connection| matches!(c.role, Role::Child(_));
+        self.tasks.is_empty()
+            && !self.connections.values().any(child)
+            && reap::objects(&self.region).is_ok_and(|n| n == 0)
+    }
+
+    /// Whether this kernel still is the peer it was; if not, it was fenced and must enter anew.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.region.peer(self.peer).is_ok_and(|p| p.is_some_and(|p| p.state == peer::LIVE))
+    }
+
+    /// On the host: reaps every peer that is marked dead.
+    fn reap_dead_peers(&mut self) {
+        if self.peer != 0 {
+            return;
+        }
+        for index in 1..peer::COUNT as u32 {
+            if let Ok(Some(p)) = self.region.peer(index)
+                && p.state == peer::DEAD
+            {
+                info!(peer = index, name = p.name, "peer is marked dead: reaping");
+                self.reap_peer(index);
+            }
+        }
+    }
+
+    fn reap_peer(&mut self, index: u32) {
+        if let Err(e) = reap::peer(&self.region, &mut self.lane, index) {
+            error!(peer = index, error = %e, "cannot reap a dead peer");
+        }
+    }
+
+    /// Helps, hands off and wakes what a death somewhere may have left; `false` if it failed.
+    fn rescan(&mut self) -> bool {
+        let done = reap::rescan(&self.region, &mut self.lane, self.peer);
+        if let Err(e) = &done {
+            error!(error = %e, "cannot rescan");
+        }
+        done.is_ok()
+    }
+
+    fn tick(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.timer, &mut count);
+        if self.paused && self.add(self.listener.as_fd(), LISTENER).is_ok() {
+            self.paused = false;
+        }
+        if self.grace > 0 {
+            self.grace -= 1;
+            if self.grace == 0 {
+                self.adopt_orphans();
+            }
+        }
+        self.reap_dead_peers();
+        self.rescan();
+    }
+
+    /// Ticks about every second while there is anybody to tick for: an idle endpoint sleeps.
+    fn arm(&mut self) {
+        let child = |c: &Connection| matches!(c.role, Role::Child(_));
+        let wanted = !self.tasks.is_empty()
+            || self.paused
+            || self.grace > 0
+            || self.connections.values().any(child);
+        if wanted == self.armed {
+            return;
+        }
+        let period = Timespec { tv_sec: wanted.into(), tv_nsec: 0 };
+        let spec = Itimerspec { it_interval: period, it_value: period };
+        match timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec) {
+            Ok(_) => self.armed = wanted,
+            Err(e) => error!(error = %e, "cannot set the timer"),
+        }
+    }
+
+    pub(crate) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> Result<(), Errno> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP)
+    }
+
+    /// Stops watching `fd`. Closing alone does not: a client may hold a duplicate.
+    pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
+        if let Err(e) = epoll::delete(&self.epoll, fd) {
+            warn!(error = %e, "cannot stop watching a descriptor");
+        }
+    }
+
+    pub(crate) fn pause(&mut self) {
+        if !self.paused {
+            self.forget(self.listener.as_fd());
+            self.paused = true;
+        }
+    }
+}
+
+/// The lane of this endpoint: that of the one before it, settled, or a new one.
+fn own_lane(region: &Region<Memory>, owner: Owner) -> Result<Lane, Error> {
+    let old = region.lanes_of(owner)?;
+    if let Some(id) = old.first() {
+        let mut lane = Lane::new(*id);
+        // What it was doing for a dead task, the next reaping of that task does again.
+        vshmem_sysv::abandon(region, &mut lane).map_err(Error::Settle)?;
+        return Ok(lane);
+    }
+    let lanes = region.table(vshmem_core::layout::Table::Lanes).count;
+    region.claim_lane(owner)?.ok_or(Error::NoLane(lanes))
+}

@@ -1,0 +1,316 @@
+//! What tasks ask, and what they get.
+
+use crate::door::{Answer, Refusal};
+use crate::endpoint::{Connection, Endpoint, Role};
+use crate::sys::{self, Credentials, Packet};
+use crate::watch::{Process, Watched};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use std::os::fd::{AsFd, OwnedFd};
+use tracing::{debug, info};
+use vshmem_core::attach::{Op, Reply, Request, Transport};
+use vshmem_core::layout::{Table, peer, task};
+use vshmem_core::task::{NewTask, TaskId};
+use vshmem_core::{Corrupt, Region};
+
+impl From<Corrupt> for Refusal {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::new(Errno::IO, corrupt.to_string())
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(Errno::SRCH, "the calling process has ended")
+}
+
+fn system(what: &str) -> impl Fn(Errno) -> Refusal {
+    move |e| Refusal::new(e, format!("endpoint: cannot {what}: {e}"))
+}
+
+impl Endpoint {
+    pub(crate) fn request(
+        &mut self,
+        token: u64,
+        request: Request,
+        packet: Packet,
+    ) -> Result<Answer, Refusal> {
+        let Some(connection) = self.connections.get(&token) else { return Err(gone()) };
+        let sender = packet.sender.ok_or_else(|| {
+            Refusal::new(Errno::PERM, "the kernel did not say who sent this request")
+        })?;
+        let id = TaskId { index: request.a as u32, incarnation: request.b };
+        let index = || u32::try_from(request.a).map_err(|_| Refusal::new(Errno::INVAL, "no index"));
+        match (request.op, connection.role) {
+            (Op::Attach, Role::New | Role::Task(_)) => self.attach(token, sender),
+            (Op::Hello, Role::Child(child)) => self.hello(token, child, sender),
+            (Op::Fork, Role::Task(parent)) => {
+                index()?;
+                self.fork(parent, id, packet.fds)
+            }
+            (Op::Ring, Role::Task(_)) => self.doorbell(index()?),
+            (Op::Reap, Role::Task(_)) => {
+                index()?;
+                self.reap_on_request(id)
+            }
+            (Op::Attach, Role::Child(_)) => Err(Refusal::new(
+                Errno::INVAL,
+                "this connection is a child's: say hello first, or connect anew",
+            )),
+            (Op::Hello, _) => {
+                Err(Refusal::new(Errno::INVAL, "hello on a connection that no parent announced"))
+            }
+            (op, _) => Err(Refusal::new(Errno::INVAL, format!("{op:?} before attaching"))),
+        }
+    }
+
+    fn attach(&mut self, token: u64, sender: Credentials) -> Result<Answer, Refusal> {
+        let Some(connection) = self.connections.get(&token) else { return Err(gone()) };
+        let who = connection.who;
+        if sender.pid == 0 || who.pid == 0 {
+            return Err(Refusal::new(
+                Errno::PERM,
+                "the calling process is invisible in the endpoint's pid namespace: run the \
+                 endpoint in that namespace or in one above it",
+            ));
+        }
+        if sender.pid != who.pid {
+            let text = format!("process {} uses a connection of process {}", sender.pid, who.pid);
+            return Err(Refusal::new(Errno::PERM, text));
+        }
+        let mut groups = sys::connector_groups(&connection.socket);
+        groups.push(who.gid);
+        if !self.policy.admits(who.uid, &groups, self.own_uid) {
+            let name = self.region.name().unwrap_or_default();
+            let text = format!(
+                "uid {} may not attach to region {name}: add it to allow_uids or allow_gids",
+                who.uid
+            );
+            return Err(Refusal::new(Errno::ACCESS, text));
+        }
+        let pidfd = sys::connector_pidfd(&connection.socket).map_err(|e| match e {
+            Errno::SRCH => gone(),
+            e => system("find the caller's process")(e),
+        })?;
+        let process = Process::find(who.pid, pidfd).map_err(system("watch the caller"))?;
+        let process = process.ok_or_else(gone)?;
+        let task = match self.known(&process) {
+            Some(task) => self.attach_again(token, task)?,
+            None => self.enter_task(process, who.uid)?,
+        };
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.role = Role::Task(task);
+        }
+        self.welcome(task)
+    }
+
+    /// The task that `process` already is. One of the same pid but another start time is dead,
+    /// and its end has not been seen yet.
+    fn known(&mut self, process: &Process) -> Option<u64> {
+        let token = self.task_of_pid(process.pid)?;
+        if self.tasks.get(&token).is_some_and(|t| t.process.start == process.start) {
+            return Some(token);
+        }
+        self.task_ended(token);
+        None
+    }
+
+    /// A task attaches again: another library in the same image, or another image after an exec.
+    fn attach_again(&mut self, connection: u64, task: u64) -> Result<u64, Refusal> {
+        let role = Role::Task(task);
+        let others = self.connections.iter().filter(|(t, c)| **t != connection && c.role == role);
+        if others.count() >= self.policy.connections_per_task {
+            return Err(Refusal::new(Errno::MFILE, "this process has too many connections"));
+        }
+        let pid = self.tasks.get(&task).map(|t| t.process.pid).ok_or_else(gone)?;
+        // Where that cannot be seen: an image that is still there keeps its connections.
+        let same = sys::maps(pid, self.file).unwrap_or_else(|| self.has_connection(task));
+        if !same {
+            debug!(pid, "task attaches from another program");
+            self.new_image(task);
+        }
+        Ok(task)
+    }
+
+    fn has_connection(&self, task: u64) -> bool {
+        let open = |c: &Connection| {
+            let mut byte = [0_u8; 1];
+            let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+            let got = rustix::net::recv(&c.socket, byte.as_mut_slice(), flags);
+            c.role == Role::Task(task) && got.map_or_else(|e| e == Errno::AGAIN, |(_, n)| n > 0)
+        };
+        self.connections.values().any(open)
+    }
+
+    fn enter_task(&mut self, process: Process, uid: u32) -> Result<u64, Refusal> {
+        self.check_quota(uid, Errno::DQUOT)?;
+        let comm = sys::command(process.pid);
+        let new = NewTask {
+            peer: self.peer,
+            pid: process.pid,
+            start: process.start,
+            uid,
+            comm: &comm,
+            state: task::LIVE,
+        };
+        let id = self.region.claim_task(&mut self.lane, &new)?.ok_or_else(|| {
+            let slots = self.region.table(Table::Tasks).count;
+            let text = format!(
+                "all {slots} task slots of the region are taken: end some programs, or configure \
+                 a larger region"
+            );
+            Refusal::new(Errno::NOSPC, text)
+        })?;
+        self.watch(Watched { id, process, uid }).map_err(system("watch the caller"))
+    }
+
+    /// One user cannot take all slots.
+    fn check_quota(&self, uid: u32, errno: Errno) -> Result<(), Refusal> {
+        if self.policy.exempts(uid, self.own_uid) {
+            return Ok(());
+        }
+        let child = |c: &&Connection| matches!(c.role, Role::Child(_)) && c.who.uid == uid;
+        let used = self.tasks.values().filter(|t| t.uid == uid).count()
+            + self.connections.values().filter(child).count();
+        if used < self.policy.tasks_per_uid {
+            return Ok(());
+        }
+        let text = format!("uid {uid} has {used} tasks, as many as a user may have");
+        Err(Refusal::new(errno, text))
+    }
+
+    fn welcome(&self, task: u64) -> Result<Answer, Refusal> {
+        let task = self.tasks.get(&task).ok_or_else(gone)?;
+        let copy = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned();
+        let fds = [&self.read_write, &self.read_only].map(copy);
+        let fds: Result<Vec<_>, _> = fds.into_iter().collect();
+        let fds =
+            fds.map_err(|_| Refusal::new(Errno::NFILE, "the endpoint has no descriptors left"))?;
+        Ok(Answer { reply: self.identity(task.id), fds })
+    }
+
+    fn identity(&self, id: TaskId) -> Reply {
+        Reply {
+            transport: self.transport,
+            task: id.index,
+            incarnation: id.incarnation,
+            peer: self.peer,
+            len: self.region.geometry().len,
+            ..Reply::done()
+        }
+    }
+
+    /// A task announces a child whose slot it has claimed.
+    fn fork(&mut self, parent: u64, id: TaskId, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+        let parent = self.tasks.get(&parent).ok_or_else(gone)?;
+        let (pid, uid) = (parent.process.pid, parent.uid);
+        let claimed = self.region.task(id.index)?.filter(|t| {
+            t.id == id && t.state == task::CLAIMED && t.peer == self.peer && t.pid == pid
+        });
+        if claimed.is_none() || self.is_known(id) {
+            let text = format!("task slot {} is not claimed for a child of this process", id.index);
+            return Err(Refusal::new(Errno::INVAL, text));
+        }
+        let announced = self.announce(id, pid, uid, fds);
+        if announced.is_err() {
+            // The child will not be a task: nobody else would free its slot.
+            self.reap(id);
+        }
+        announced
+    }
+
+    fn announce(
+        &mut self,
+        id: TaskId,
+        pid: u32,
+        uid: u32,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        self.check_quota(uid, Errno::AGAIN)?;
+        let mut fds = fds.into_iter();
+        let (Some(socket), None) = (fds.next(), fds.next()) else {
+            return Err(Refusal::new(Errno::INVAL, "one descriptor must come with a fork"));
+        };
+        let good = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_type(&socket) == Ok(SocketType::SEQPACKET)
+            && sockopt::socket_acceptconn(&socket) == Ok(false);
+        if !good {
+            return Err(Refusal::new(
+                Errno::INVAL,
+                "the child's connection is no SEQPACKET socket",
+            ));
+        }
+        let who = Credentials { pid, uid, gid: u32::MAX };
+        if !self.connect(Connection { socket, who, role: Role::Child(id) }) {
+            return Err(Refusal::new(Errno::NFILE, "the endpoint cannot watch the child"));
+        }
+        Ok(Reply::done().into())
+    }
+
+    /// An announced child says who it turned out to be.
+    fn hello(&mut self, token: u64, id: TaskId, sender: Credentials) -> Result<Answer, Refusal> {
+        let parent = self.connections.get(&token).ok_or_else(gone)?.who;
+        if sender.pid == 0 || sender.pid == parent.pid {
+            return Err(Refusal::new(Errno::PERM, "a child must say hello itself"));
+        }
+        let process = Process::find(sender.pid, None).map_err(system("watch the child"))?;
+        let Some(process) = process else {
+            self.reap(id);
+            return Err(gone());
+        };
+        if self.known(&process).is_some() {
+            return Err(Refusal::new(Errno::EXIST, "this process is a task already"));
+        }
+        if !self.region.name_task(id, process.pid, process.start)? {
+            return Err(Refusal::new(Errno::SRCH, "the child's slot is no longer its own"));
+        }
+        let watched = Watched { id, process, uid: parent.uid };
+        let task = self.watch(watched).map_err(system("watch the child"))?;
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.role = Role::Task(task);
+        }
+        Ok(self.identity(id).into())
+    }
+
+    fn doorbell(&self, index: u32) -> Result<Answer, Refusal> {
+        if self.transport == Transport::Module {
+            return Err(Refusal::new(Errno::OPNOTSUPP, "here tasks ring through /dev/vshmem"));
+        }
+        let there = live_peer(&self.region, index)?;
+        let bell = there.and_then(|ivshmem| self.region.mem().events().doorbell(ivshmem));
+        let bell = bell
+            .ok_or_else(|| Refusal::new(Errno::SRCH, format!("peer {index} is not connected")))?;
+        Ok(Answer { reply: Reply::done(), fds: vec![bell] })
+    }
+
+    /// A task has seen another one's death (its child's, mostly) and wants it settled now.
+    fn reap_on_request(&mut self, id: TaskId) -> Result<Answer, Refusal> {
+        let watched = self.tasks.iter().find(|(_, t)| t.id == id);
+        if let Some((token, t)) = watched.map(|(token, t)| (*token, t)) {
+            if !t.process.has_ended() {
+                let text = format!("task {} (pid {}) is alive", id.index, t.process.pid);
+                return Err(Refusal::new(Errno::BUSY, text));
+            }
+            self.task_ended(token);
+            return Ok(Reply::done().into());
+        }
+        match self.region.task(id.index)? {
+            Some(t) if t.id == id && t.state != task::DYING => {
+                let text = format!("task {} is not for this endpoint to reap", id.index);
+                return Err(Refusal::new(Errno::PERM, text));
+            }
+            // Somebody is at it: idempotent, and finished when this returns.
+            Some(t) if t.id == id => self.reap(id),
+            _ => info!(slot = id.index, "asked to reap a task that is gone"),
+        }
+        Ok(Reply::done().into())
+    }
+}
+
+/// The ivshmem ID of a live peer.
+fn live_peer(region: &Region<crate::Memory>, index: u32) -> Result<Option<u32>, Corrupt> {
+    if u64::from(index) >= peer::COUNT {
+        return Ok(None);
+    }
+    let there = region.peer(index)?.filter(|p| p.state == peer::LIVE);
+    Ok(there.map(|p| p.ivshmem))
+}
