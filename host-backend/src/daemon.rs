@@ -2,19 +2,19 @@
 
 use crate::backing::{self, Memory};
 use crate::config::{Config, Contents, OnSigterm, Region};
-use crate::holder::{self, Link};
+use crate::holder::Link;
 use crate::lock::Lock;
 use crate::poller::{Poller, Source};
 use crate::server::{Around, Server};
 use crate::service::{Open, Raw, RegionService, Services};
 use crate::state::{RegionState, State, VERSION};
 use crate::sys::{read_signal, signal_fd};
-use crate::vault::{STATE, Tag, Vault};
+use crate::vault::{STATE, Tag, Vault, bound_to};
 use anyhow::{Context, anyhow, bail};
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::net::{bind, connect, getsockname, listen, socket_with, sockopt};
+use rustix::net::{bind, connect, listen, socket_with, sockopt};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -495,21 +495,11 @@ impl Daemon {
             End::Keep => info!("leaving; the holder keeps regions and VMs for the next daemon"),
             End::Release => info!("leaving, and letting everything go"),
         }
-        if end == End::Release {
-            // First, so that nobody new finds us.
-            self.unlink_sockets();
-        }
         for served in &mut self.regions {
-            if end == End::Release
-                && let Some(server) = &mut served.server
-            {
-                server.refuse_unfinished(&mut self.vault);
-            }
             served.service.stop();
         }
         if end == End::Release {
             self.vault.release();
-            let _ = std::fs::remove_file(self.runtime_dir.join(holder::SOCKET));
         }
     }
 }
@@ -593,12 +583,6 @@ fn mentioned(state: &State) -> std::collections::BTreeSet<Tag> {
     tags
 }
 
-fn bound_to(socket: impl AsFd) -> Option<PathBuf> {
-    let address = SocketAddrUnix::try_from(getsockname(socket).ok()?).ok()?;
-    let path = address.path()?;
-    Some(PathBuf::from(path.to_str().ok()?))
-}
-
 /// The path of the listener that accepted `socket`, if it is a connection.
 fn accepted_at(socket: impl AsFd) -> Option<PathBuf> {
     if sockopt::socket_acceptconn(&socket).ok()? {
@@ -665,11 +649,6 @@ pub fn shut_down(runtime_dir: &Path) -> anyhow::Result<String> {
         let pid = link.pid();
         link.release().with_context(|| format!("the holder (pid {pid}) does not leave"))?;
         ended.push(format!("its holder (pid {pid})"));
-        for entry in std::fs::read_dir(runtime_dir)?.flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_socket()) {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
     }
     if ended.is_empty() {
         bail!("no vshmemd serves {}", runtime_dir.display());

@@ -14,7 +14,7 @@
 //! The protocol is one fixed-size packet for each request and each answer,
 //! with at most one descriptor beside it.
 
-use crate::vault::{Kept, Store, Tag, send_with};
+use crate::vault::{Kept, Store, Tag, bound_to, send_with};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -135,7 +135,8 @@ impl Link {
             )));
         }
         let mut link = Self { socket, pid: 0, child: None };
-        let (packet, _) = link.ask([OP_HELLO, HELLO, 0, 0], None)?;
+        // One that is about to leave may not answer any more.
+        let Ok((packet, _)) = link.ask([OP_HELLO, HELLO, 0, 0], None) else { return Ok(None) };
         if packet[1] != HELLO {
             return Err(io::Error::other(format!(
                 "the holder (pid {}) speaks another version: stop the VMs and run \
@@ -283,6 +284,15 @@ pub fn run(listener: BorrowedFd<'_>, linger: Duration) -> io::Result<()> {
     let _ = rustix::process::setsid();
     crate::daemon::raise_file_limit();
     let mut store = Store::default();
+    wait_and_serve(listener, linger, &mut store)?;
+    if let Some(path) = bound_to(listener) {
+        let _ = std::fs::remove_file(path);
+    }
+    store.farewell();
+    Ok(())
+}
+
+fn wait_and_serve(listener: BorrowedFd<'_>, linger: Duration, store: &mut Store) -> io::Result<()> {
     let mut alone_since = Instant::now();
     // Often enough to notice that the last witness has died.
     let tick = linger.clamp(Duration::from_millis(100), Duration::from_secs(5));
@@ -290,7 +300,7 @@ pub fn run(listener: BorrowedFd<'_>, linger: Duration) -> io::Result<()> {
         let tick = Timespec::try_from(tick).ok();
         let mut wait = [PollFd::new(&listener, PollFlags::IN)];
         match poll(&mut wait, tick.as_ref()) {
-            Ok(0) if alone_since.elapsed() >= linger && !has_live_witness(&store) => return Ok(()),
+            Ok(0) if alone_since.elapsed() >= linger && !has_live_witness(store) => return Ok(()),
             Ok(0) | Err(Errno::INTR) => continue,
             Ok(_) => {}
             Err(e) => return Err(e.into()),
@@ -299,7 +309,7 @@ pub fn run(listener: BorrowedFd<'_>, linger: Duration) -> io::Result<()> {
         if !is_own_user(&daemon) {
             continue;
         }
-        if serve(&daemon, &mut store) {
+        if serve(&daemon, store) {
             return Ok(());
         }
         alone_since = Instant::now();
@@ -346,6 +356,7 @@ fn serve(daemon: &OwnedFd, store: &mut Store) -> bool {
             }
             ([OP_LIST, ..], _) => send_list(daemon, store),
             ([OP_RELEASE, ..], _) => {
+                store.farewell();
                 let _ = send_packet(daemon, [0; WORDS], None);
                 return true;
             }

@@ -636,20 +636,6 @@ impl Server {
             wanted
         });
     }
-
-    /// The daemon leaves for good: whoever has not got the memory yet, or
-    /// waits at the door, is refused, so that no QEMU hangs in its start-up.
-    pub fn refuse_unfinished(&mut self, vault: &mut Vault) {
-        let refusal = Message::<Tag>::refusal().bytes();
-        while let Ok(socket) = vault.accept(self.listener) {
-            let _ = vault.send(socket, refusal, None);
-        }
-        for client in self.clients.values() {
-            if vault.sent(client.socket) < MESSAGES_TO_MEMORY {
-                let _ = vault.send(client.socket, refusal, None);
-            }
-        }
-    }
 }
 
 fn new_event() -> io::Result<OwnedFd> {

@@ -13,15 +13,18 @@
 //!   crash the count says exactly where a client's queue stands; sending a
 //!   disconnect notice twice would make QEMU abort.
 
+use crate::codec::{MESSAGES_TO_MEMORY, Message};
 use crate::holder::Link;
 use rustix::io::Errno;
 use rustix::net::{
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, accept_with, sendmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, getsockname, sendmsg, sockopt,
 };
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// Names a kept descriptor. Never reused while the holder lives.
 pub type Tag = u64;
@@ -71,6 +74,29 @@ impl Store {
         self.kept.iter().map(|(&tag, kept)| (tag, kept))
     }
 
+    /// Takes leave of everybody who would otherwise wait for ever, before the
+    /// store is dropped: removes the names of listening sockets, and refuses
+    /// the VMs that wait behind them or have not got their memory yet. (A bare
+    /// close would make their QEMUs spin.)
+    pub fn farewell(&mut self) {
+        let refusal = Message::<Tag>::refusal().bytes();
+        for kept in self.kept.values() {
+            let Ok(listening) = sockopt::socket_acceptconn(&kept.fd) else { continue };
+            if listening && let Some(path) = bound_to(&kept.fd) {
+                let _ = std::fs::remove_file(path);
+            }
+            if sockopt::socket_type(&kept.fd) != Ok(SocketType::STREAM) {
+                continue;
+            }
+            if !listening && kept.sent < MESSAGES_TO_MEMORY {
+                let _ = send_with(&kept.fd, &refusal, &[], SendFlags::DONTWAIT);
+            }
+            while listening && let Ok(waiting) = accept_with(&kept.fd, SocketFlags::CLOEXEC) {
+                let _ = send_with(waiting, &refusal, &[], SendFlags::DONTWAIT);
+            }
+        }
+    }
+
     /// Accepts a connection of listener `listener` and keeps it under `tag`.
     ///
     /// # Errors
@@ -99,6 +125,13 @@ impl Store {
         kept.sent += 1;
         Ok(kept.sent)
     }
+}
+
+/// The path a UNIX socket is bound to, or was accepted at.
+pub(crate) fn bound_to(socket: impl AsFd) -> Option<PathBuf> {
+    let address = SocketAddrUnix::try_from(getsockname(socket).ok()?).ok()?;
+    let path = address.path()?;
+    Some(PathBuf::from(path.to_str().ok()?))
 }
 
 /// One message with descriptors. Eight bytes on a stream go whole or not at
@@ -182,6 +215,7 @@ impl Vault {
 
     /// Lets everything go, in the holder too, which leaves.
     pub fn release(&mut self) {
+        self.mirror.farewell();
         if let Some(link) = self.link.take()
             && let Err(e) = link.release()
         {
