@@ -166,7 +166,10 @@ impl<P: Platform> Txn<'_, P> {
         let place = self.region().table(Table::Pages);
         let lowest = (place.at.0 / PAGE) as u32;
         if first < lowest || u64::from(first - lowest) + u64::from(pages) > place.count {
-            return Err(Corrupt::new(Offset(u64::from(first) * PAGE), "page run outside the region"));
+            return Err(Corrupt::new(
+                Offset(u64::from(first) * PAGE),
+                "page run outside the region",
+            ));
         }
         self.mark(Table::PageUsed, first, pages, false)?;
         self.mark(Table::PageDirty, first, pages, true)?;

@@ -1,8 +1,8 @@
 //! Laying a region out, and checking one that somebody else laid out.
 
 use crate::layout::{
-    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE, TABLES, Table,
-    VERSION, lane, obj, peer, sb, task, wake,
+    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE, TABLES,
+    Table, VERSION, lane, obj, peer, sb, task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -43,10 +43,14 @@ pub enum FormatError {
         found: u32,
     },
     /// A feature this code does not know.
-    #[error("region uses features this library does not know (bits {0:#x}): install a newer vshmem")]
+    #[error(
+        "region uses features this library does not know (bits {0:#x}): install a newer vshmem"
+    )]
     Features(u64),
     /// The memory is shorter than the region in it.
-    #[error("region is truncated: {have} bytes mapped, {need} needed; does the file or BAR have the size of its configuration?")]
+    #[error(
+        "region is truncated: {have} bytes mapped, {need} needed; does the file or BAR have the size of its configuration?"
+    )]
     Truncated {
         /// Bytes there are.
         have: u64,
@@ -54,13 +58,17 @@ pub enum FormatError {
         need: u64,
     },
     /// A size no region can have.
-    #[error("region file of {0} bytes: the size must be a power of two of at least {MIN_FILE} bytes (16M)")]
+    #[error(
+        "region file of {0} bytes: the size must be a power of two of at least {MIN_FILE} bytes (16M)"
+    )]
     Size(u64),
     /// A name no region can have.
     #[error("region name {0:?}: use 1 to 32 of a-z, 0-9, '-' and '_'")]
     Name(String),
     /// The tables do not fit.
-    #[error("tables for {tasks} tasks leave no pages in {len} bytes: configure fewer tasks or a larger region")]
+    #[error(
+        "tables for {tasks} tasks leave no pages in {len} bytes: configure fewer tasks or a larger region"
+    )]
     NoRoom {
         /// Tasks asked for.
         tasks: u64,
@@ -239,9 +247,8 @@ pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
     }
     // The tasks decide everything else: what does not follow from them was tampered with.
     let tasks = tables[Table::Tasks as usize].count;
-    let expected = lay_out(len, tasks).map_err(|_| {
-        Corrupt::new(Offset(sb::TABLES), "table sizes do not fit the region")
-    })?;
+    let expected = lay_out(len, tasks)
+        .map_err(|_| Corrupt::new(Offset(sb::TABLES), "table sizes do not fit the region"))?;
     if let Some(i) = (0..TABLES).find(|i| tables[*i] != expected.tables[*i]) {
         let at = Offset(sb::TABLES + i as u64 * 24);
         return Err(Corrupt::new(at, "a table is not where format version 1 has it").into());

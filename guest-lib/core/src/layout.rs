@@ -337,8 +337,10 @@ pub mod held {
     pub const UNDO: u32 = 5;
     /// An attachment record not yet linked: freed.
     pub const ATTACH: u32 = 6;
+    /// Messages of a removed queue, linked: freed.
+    pub const CHAIN: u32 = 7;
     /// A page run taken for scrubbing (value: first page; for: pages): freed.
-    pub const SCRUB: u32 = 7;
+    pub const SCRUB: u32 = 8;
 }
 
 /// Which list a wait slot is in.
@@ -437,10 +439,8 @@ pub mod set {
     pub const WAITERS: u64 = 0xa0;
     /// Cell: 1 while waiters may be able to go.
     pub const DIRTY: u64 = 0xa8;
-    /// Word: seconds of the last `semop` that took the queued path.
+    /// Cell: seconds of the last `semop` that took the queued path.
     pub const OTIME: u64 = 0xb0;
-    /// Cell: first undo record of the set.
-    pub const UNDO: u64 = 0xb8;
 }
 
 /// One semaphore; a block of them begins with a link cell in slot 0, semaphores follow.
@@ -463,14 +463,13 @@ pub mod sem {
     pub const SEQ_SHIFT: u32 = 44;
 }
 
-/// An undo record: one task's adjustments of one set.
+/// An undo record: one task's adjustments of one set. Its cells are guarded by the set's lock, its
+/// place in the task's list by the task's.
 pub mod undo {
     /// Cell: free list link.
     pub const LINK: u64 = 0x00;
     /// Cell: next record of the task.
     pub const TASK_NEXT: u64 = 0x08;
-    /// Cell: next record of the set.
-    pub const SET_NEXT: u64 = 0x10;
     /// Cell: task index.
     pub const TASK: u64 = 0x18;
     /// Cell: set index.

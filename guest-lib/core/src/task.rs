@@ -336,7 +336,9 @@ impl<P: Platform> Region<P> {
         for i in 0..place.count {
             let at = place.at.index(i, place.stride);
             // Relaxed: only a hint, the swap decides.
-            if self.mem().load(at, Ordering::Relaxed)? == 0 && self.mem().cas(at, 0, owner.word())? {
+            if self.mem().load(at, Ordering::Relaxed)? == 0
+                && self.mem().cas(at, 0, owner.word())?
+            {
                 return Ok(Some(Lane::new(LaneId(i as u32))));
             }
         }

@@ -188,7 +188,8 @@ impl<P: Platform> Region<P> {
         let mem = self.mem();
         let status = base.plus(lane::JOURNAL);
         // Acquire: pairs with the owner's rewriting of the entries, which follows its IDLE.
-        let still = || Ok::<_, Corrupt>(mem.load(status, Ordering::Acquire)? == journal(seq, COMMITTED));
+        let still =
+            || Ok::<_, Corrupt>(mem.load(status, Ordering::Acquire)? == journal(seq, COMMITTED));
         let entries = mem.load(base.plus(lane::ENTRIES), Ordering::Acquire)?;
         let locks = mem.load(base.plus(lane::LOCKS), Ordering::Acquire)?;
         if !still()? {
@@ -238,7 +239,9 @@ impl<P: Platform> Region<P> {
         if i >= lanes.count || lanes.at.index(i, lane::STRIDE).plus(lane::STATUS) != at {
             return Err(Corrupt::new(at, "wake of something that is no wait slot"));
         }
-        let peer = self.mem().load(lanes.at.index(i, lane::STRIDE).plus(lane::WAIT_PEER), Ordering::Acquire)?;
+        let peer = self
+            .mem()
+            .load(lanes.at.index(i, lane::STRIDE).plus(lane::WAIT_PEER), Ordering::Acquire)?;
         self.mem().wake(i as u32, at, peer as u32);
         Ok(())
     }

@@ -4,9 +4,9 @@ use super::{Corrupt, Mem, Offset, Ordering, Park, Woken};
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU64;
 use std::cell::Cell;
+use std::sync::Arc;
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicU64;
-use std::sync::Arc;
 
 /// A region in this process's heap; clones share it.
 ///

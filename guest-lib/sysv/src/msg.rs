@@ -1,0 +1,226 @@
+//! Message queues: `msgget`, `msgsnd`, `msgrcv`, `msgctl`.
+//!
+//! A message lives in a block of the arena that belongs, at every moment, to exactly one of: a
+//! lane that is sending or has received it, or a queue. User memory is copied only while it belongs
+//! to a lane, outside any lock. A message received by a task that dies before copying it out goes
+//! back to the head of its queue.
+
+mod ctl;
+mod pass;
+
+use crate::object::{self, Get, Held, Object, permit};
+use crate::waiters::sleep;
+use crate::{Caller, Errno, Error, Result, flag};
+use pass::Want;
+use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::layout::{Limit, held, lane, msg, queue};
+use vshmem_core::region::Kind;
+use vshmem_core::{Lane, Offset, Platform, Region, Txn};
+
+pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
+pub(crate) use pass::{give_back, settle, unqueue};
+
+/// `msgget`.
+///
+/// # Errors
+/// `ENOENT`, `EEXIST`, `EACCES`, `ENOSPC`.
+///
+/// # If the caller dies
+/// The queue is there whole, or not at all.
+pub fn get<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    key: i32,
+    flags: i32,
+) -> Result<i32> {
+    let get = Get { kind: Kind::Queue, key, flags };
+    if let Some(id) = get.existing(r, on, c, |_, _| Ok(true))? {
+        return Ok(id);
+    }
+    let qbytes = r.limit(Limit::Msgmnb)?;
+    r.transact(on, |txn| match get.create(txn, c, Limit::Msgmni, |_, _| Ok(true))? {
+        Ok(object) => {
+            for cell in (queue::HEAD..=queue::DIRTY).step_by(8) {
+                let value = if cell == queue::QBYTES { qbytes } else { 0 };
+                txn.set(object.at.plus(cell), value)?;
+            }
+            Ok(object.id())
+        }
+        Err(id) => Ok(id),
+    })
+}
+
+fn block_bytes(size: u32) -> u64 {
+    msg::BYTES + u64::from(size)
+}
+
+/// The size a message says it has, checked against the memory.
+fn size_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<u32> {
+    let size = txn.get(block.plus(msg::SIZE))?;
+    if block.plus(block_bytes(size)).0 > txn.region().mem().len() {
+        return Err(vshmem_core::Corrupt::new(block, "message larger than the memory").into());
+    }
+    Ok(size)
+}
+
+pub(crate) fn free<P: Platform>(txn: &mut Txn<'_, P>, block: Offset) -> Result<()> {
+    let size = size_of(txn, block)?;
+    Ok(txn.free(Pool::Msgs, block_bytes(size), block)?)
+}
+
+/// Frees some messages of the chain that the lane at `slot` holds.
+pub(crate) fn free_chain<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset, most: u32) -> Result<()> {
+    let mut next = txn.get(slot.plus(lane::HELD))?;
+    for _ in 0..most {
+        if next == 0 {
+            return Held::drop_of(txn, slot);
+        }
+        let block = txn.region().block(next)?;
+        next = txn.get(block.plus(msg::NEXT))?;
+        free(txn, block)?;
+    }
+    Ok(txn.set(slot.plus(lane::HELD), next)?)
+}
+
+/// `msgsnd`: sends `text` as a message of type `mtype`, waiting for room until `deadline`.
+///
+/// # Errors
+/// `EINVAL` (id, type below 1, longer than the region's `msgmax`), `ENOMEM`, `EACCES`, `EAGAIN`,
+/// `EINTR`, `EIDRM`.
+///
+/// # If the caller dies
+/// The message is in the queue, or nowhere.
+pub fn send<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    mtype: i64,
+    text: &[u8],
+    flags: i32,
+    deadline: Option<u64>,
+) -> Result<()> {
+    let size = u32::try_from(text.len()).map_err(|_| Errno::EINVAL)?;
+    if size > r.limit(Limit::Msgmax)? || mtype < 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let object = object::find(r, Kind::Queue, id)?;
+    // 1. A block of the lane's.
+    let block = r.transact(on, |txn| {
+        let Some(block) = txn.alloc(Pool::Msgs, block_bytes(size))? else {
+            return Err(Error::from(Errno::ENOMEM));
+        };
+        txn.set(block.plus(msg::SIZE), size)?;
+        txn.set(block.plus(msg::TYPE_LO), mtype as u32)?;
+        txn.set(block.plus(msg::TYPE_HI), (mtype >> 32) as u32)?;
+        Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
+        Ok(block)
+    })?;
+    // 2. The text, outside every lock.
+    r.mem().write_bytes(block.plus(msg::BYTES), text)?;
+    // 3. To a receiver or into the queue; the block leaves the lane in the same step.
+    let sent = pass::send(r, on, c, &object, block, flags, deadline);
+    if sent.is_err() {
+        crate::reap::drop_held(r, on, on.id())?;
+    }
+    sent
+}
+
+/// `msgrcv`: the first message that `mtype` and `flags` select, waiting for one until `deadline`;
+/// its type and how many bytes of `buf` it filled.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`, `E2BIG` (the message stays), `ENOMSG`, `EINTR`, `EIDRM`, `EAGAIN` (deadline).
+///
+/// # If the caller dies
+/// The message stays in the queue, or goes back to its head, unless it was copied out.
+pub fn recv<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    buf: &mut [u8],
+    mtype: i64,
+    flags: i32,
+    deadline: Option<u64>,
+) -> Result<(i64, usize)> {
+    if flags & flag::MSG_COPY != 0
+        && (flags & flag::MSG_EXCEPT != 0 || flags & flag::IPC_NOWAIT == 0)
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let object = object::find(r, Kind::Queue, id)?;
+    let want = Want::new(mtype, flags, buf.len());
+    if flags & flag::MSG_COPY != 0 {
+        return pass::copy(r, on, c, &object, buf, mtype, want);
+    }
+    spin(r, &object, flags, deadline)?;
+    loop {
+        let queued = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags))?;
+        match queued {
+            pass::Received::Yes => break,
+            pass::Received::First => settle(r, on, &object)?,
+            pass::Received::Queued => {
+                let slept = sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
+                match slept {
+                    Ok(()) => break,
+                    // A change of the queue's permissions: look again.
+                    Err(Error::Errno(Errno::EAGAIN))
+                        if deadline.is_none_or(|d| r.mem().now() < d) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+    // The message is the lane's: copy it out, then free it.
+    let slot = r.lane(on.id())?;
+    let block = r.block(r.peek(slot.plus(lane::HELD))?)?;
+    let size = r.peek(block.plus(msg::SIZE))? as usize;
+    let n = size.min(buf.len());
+    r.mem().read_bytes(block.plus(msg::BYTES), &mut buf[..n])?;
+    let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
+    r.transact(on, |txn| {
+        free(txn, block)?;
+        Held::clear(txn)
+    })?;
+    Ok(((u64::from(high) << 32 | u64::from(low)) as i64, n))
+}
+
+/// Waits a bounded time for a queue that is empty and has no sleeping receiver to fill.
+fn spin<P: Platform>(
+    r: &Region<P>,
+    object: &Object,
+    flags: i32,
+    deadline: Option<u64>,
+) -> Result<()> {
+    if flags & flag::IPC_NOWAIT != 0 {
+        return Ok(());
+    }
+    let mut until = None;
+    let mut turn = 0u32;
+    while r.peek(object.at.plus(queue::QNUM))? == 0
+        && r.peek(object.at.plus(queue::RECV_HEAD))? == 0
+        && r.peek(object.at.plus(vshmem_core::layout::obj::LIFE))? == object.life
+    {
+        if turn % 32 == 0 {
+            let now = r.mem().now();
+            let until = *until.get_or_insert_with(|| {
+                let spin = now.saturating_add(r.mem().spin());
+                deadline.map_or(spin, |d| d.min(spin))
+            });
+            if now >= until {
+                break;
+            }
+        }
+        r.mem().relax(0);
+        turn += 1;
+    }
+    Ok(())
+}
+
+/// Checks read permission and locks the queue, inside a transaction.
+fn enter<P: Platform>(txn: &mut Txn<'_, P>, object: &Object, c: &Caller, want: u32) -> Result<()> {
+    object.lock(txn)?;
+    permit(txn.region(), c, object.at, want)
+}

@@ -1,0 +1,217 @@
+//! `msgctl`.
+
+use super::pass::{dismiss, each_message};
+use super::size_of;
+use crate::object::{self, Held, Object, Perm, own, permit};
+use crate::{Caller, Errno, Error, Result};
+use vshmem_core::layout::{Limit, dir, held, obj, queue};
+use vshmem_core::region::Kind;
+use vshmem_core::task::Identity;
+use vshmem_core::{Lane, Platform, Region};
+
+/// Sleepers dismissed in one transaction.
+const BATCH: usize = 120;
+
+/// `struct msqid_ds`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueStat {
+    /// Permissions.
+    pub perm: Perm,
+    /// Last send, seconds.
+    pub stime: u64,
+    /// Last receive, seconds.
+    pub rtime: u64,
+    /// Last change, seconds.
+    pub ctime: u64,
+    /// Bytes in the queue.
+    pub cbytes: u64,
+    /// Messages in the queue.
+    pub qnum: u64,
+    /// Bytes allowed.
+    pub qbytes: u64,
+    /// Last sender; 0 for one of another peer.
+    pub lspid: i32,
+    /// Last receiver; 0 for one of another peer.
+    pub lrpid: i32,
+}
+
+/// `struct msginfo`, with what is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MsgInfo {
+    /// Bytes per message.
+    pub msgmax: u32,
+    /// Default bytes per queue.
+    pub msgmnb: u32,
+    /// Queues at once.
+    pub msgmni: u32,
+    /// Queues in use.
+    pub used_queues: u32,
+    /// Messages in all queues.
+    pub messages: u64,
+    /// Bytes in all queues.
+    pub bytes: u64,
+    /// Highest index in use, -1 for none.
+    pub highest: i32,
+}
+
+/// Limits and use.
+///
+/// # Errors
+/// The region is corrupt.
+pub fn info<P: Platform>(r: &Region<P>) -> Result<MsgInfo> {
+    let (used_queues, highest) = object::in_use(r, Kind::Queue)?;
+    let (mut messages, mut bytes) = (0, 0);
+    for index in object::indices(r, Kind::Queue)? {
+        let at = r.object(Kind::Queue, index)?;
+        messages += u64::from(r.peek(at.plus(queue::QNUM))?);
+        bytes += u64::from(r.peek(at.plus(queue::CBYTES))?);
+    }
+    Ok(MsgInfo {
+        msgmax: r.limit(Limit::Msgmax)?,
+        msgmnb: r.limit(Limit::Msgmnb)?,
+        msgmni: r.limit(Limit::Msgmni)?,
+        used_queues,
+        messages,
+        bytes,
+        highest,
+    })
+}
+
+/// `IPC_STAT`.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<QueueStat> {
+    let object = object::find(r, Kind::Queue, id)?;
+    permit(r, c, object.at, 0o444)?;
+    stat_of(r, on, c, &object)
+}
+
+/// `MSG_STAT` and, with `any`, `MSG_STAT_ANY`: by index; gives the id too.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat_index<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    index: i32,
+    any: bool,
+) -> Result<(i32, QueueStat)> {
+    let object = object::at_index(r, Kind::Queue, index)?;
+    if !any {
+        permit(r, c, object.at, 0o444)?;
+    }
+    Ok((object.id(), stat_of(r, on, c, &object)?))
+}
+
+fn stat_of<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+) -> Result<QueueStat> {
+    r.transact(on, |txn| {
+        object.lock(txn)?;
+        let cell = |o: u64| txn.get(object.at.plus(o));
+        let pid = |o: u64| Ok::<_, Error>(Identity(cell(o)?).pid_seen_by(c.who.peer()) as i32);
+        Ok(QueueStat {
+            perm: object::perm(txn, object)?,
+            stime: cell(queue::STIME)?.into(),
+            rtime: cell(queue::RTIME)?.into(),
+            ctime: cell(obj::CTIME)?.into(),
+            cbytes: cell(queue::CBYTES)?.into(),
+            qnum: cell(queue::QNUM)?.into(),
+            qbytes: cell(queue::QBYTES)?.into(),
+            lspid: pid(queue::LSPID)?,
+            lrpid: pid(queue::LRPID)?,
+        })
+    })
+}
+
+/// `IPC_SET`. Sleepers look at the new permissions; senders for whom there is room now are let in.
+///
+/// # Errors
+/// `EINVAL`, `EPERM` (also for `qbytes` above the region's limit without `CAP_SYS_RESOURCE`).
+pub fn set<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    qbytes: u64,
+) -> Result<()> {
+    let object = object::find(r, Kind::Queue, id)?;
+    if qbytes > r.limit(Limit::Msgmnb)?.into() && !c.sys_resource {
+        own(r, c, object.at)?;
+        return Err(Errno::EPERM.into());
+    }
+    let qbytes = u32::try_from(qbytes).unwrap_or(u32::MAX);
+    let mut left = 1;
+    while left > 0 {
+        left = r.transact(on, |txn| {
+            object.lock(txn)?;
+            own(r, c, object.at)?;
+            object::set_perm(txn, &object, uid, gid, mode)?;
+            txn.set(object.at.plus(queue::QBYTES), qbytes)?;
+            dismiss(txn, &object, BATCH, Errno::EAGAIN)
+        })?;
+    }
+    Ok(())
+}
+
+/// `IPC_RMID`: sleepers get `EIDRM`, messages are freed.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`.
+///
+/// # If the caller dies
+/// The queue is there or gone; its messages, once it is gone, are freed by the reaper.
+pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
+    let object = object::find(r, Kind::Queue, id)?;
+    loop {
+        let left = r.transact(on, |txn| {
+            txn.lock(Kind::Queue.dir().plus(dir::LOCK))?;
+            object.lock(txn)?;
+            own(r, c, object.at)?;
+            let left = dismiss(txn, &object, BATCH, Errno::EIDRM)?;
+            if left == 0 {
+                object::retire(txn, Kind::Queue, &object, 0)?;
+                let head = txn.get(object.at.plus(queue::HEAD))?;
+                if head != 0 {
+                    Held::note(txn, held::CHAIN, head, 0, 0)?;
+                }
+            }
+            Ok::<_, Error>(left)
+        })?;
+        if left == 0 {
+            return crate::reap::drop_held(r, on, on.id());
+        }
+    }
+}
+
+/// Checks that a queue's counters agree with its messages, for tests and `region check`.
+///
+/// # Errors
+/// The queue is corrupt.
+pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
+    let object = object::at_index(r, Kind::Queue, index as i32)?;
+    r.transact(on, |txn| {
+        object.lock(txn)?;
+        let (mut n, mut bytes) = (0, 0);
+        each_message(txn, &object, |block| {
+            n += 1;
+            bytes += size_of(txn, block)?;
+            Ok(true)
+        })?;
+        let same = n == txn.get(object.at.plus(queue::QNUM))?
+            && bytes == txn.get(object.at.plus(queue::CBYTES))?;
+        if same {
+            Ok(())
+        } else {
+            Err(vshmem_core::Corrupt::new(object.at, "queue counts other messages").into())
+        }
+    })
+}

@@ -1,0 +1,466 @@
+//! Messages on their way: from sender to receiver, with or without the queue between.
+
+use super::{enter, free, size_of};
+use crate::object::{Held, Object, get64};
+use crate::waiters::{List, sleep};
+use crate::{Caller, Errno, Error, Result, flag};
+use vshmem_core::arena::to_cell;
+use vshmem_core::layout::{held, lane, msg, obj, queue, waits};
+use vshmem_core::task::Identity;
+use vshmem_core::wait;
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+
+/// Journal entries one hand-over may need.
+const ONE_HAND_OVER: usize = 32;
+
+/// Which messages a receiver takes.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    mtype: i64,
+    except: bool,
+    /// Its room; `u64::MAX` with MSG_NOERROR.
+    room: u64,
+}
+
+impl Want {
+    pub fn new(mtype: i64, flags: i32, room: usize) -> Self {
+        let cut = flags & flag::MSG_NOERROR != 0;
+        Self {
+            mtype: mtype.max(-i64::MAX),
+            except: flags & flag::MSG_EXCEPT != 0,
+            room: if cut { u64::MAX } else { room as u64 },
+        }
+    }
+
+    fn takes(self, mtype: i64) -> bool {
+        match self.mtype {
+            0 => true,
+            t if t < 0 => mtype <= -t,
+            t => (mtype == t) != self.except,
+        }
+    }
+}
+
+/// Cells of a waiting receiver.
+fn wait_cells<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, want: Want) -> Result<()> {
+    txn.set(at.plus(lane::WAIT_N), want.except.into())?;
+    txn.set(at.plus(lane::WAIT_TYPE), want.mtype as u32)?;
+    txn.set(at.plus(lane::WAIT_TYPE + 8), (want.mtype >> 32) as u32)?;
+    txn.set(at.plus(lane::WAIT_SIZE), want.room as u32)?;
+    Ok(txn.set(at.plus(lane::WAIT_SIZE + 8), (want.room >> 32) as u32)?)
+}
+
+fn want_of<P: Platform>(txn: &Txn<'_, P>, id: LaneId) -> Result<Want> {
+    let at = txn.region().lane(id)?;
+    let pair = |o: u64| get64(txn, at.plus(o), at.plus(o + 8));
+    Ok(Want {
+        mtype: pair(lane::WAIT_TYPE)? as i64,
+        except: txn.get(at.plus(lane::WAIT_N))? != 0,
+        room: pair(lane::WAIT_SIZE)?,
+    })
+}
+
+fn receivers(at: Offset) -> List {
+    List { head: at.plus(queue::RECV_HEAD), tail: at.plus(queue::RECV_TAIL), kind: waits::RECV }
+}
+
+fn senders(at: Offset) -> List {
+    List { head: at.plus(queue::SEND_HEAD), tail: at.plus(queue::SEND_TAIL), kind: waits::SEND }
+}
+
+fn type_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<i64> {
+    Ok(get64(txn, block.plus(msg::TYPE_LO), block.plus(msg::TYPE_HI))? as i64)
+}
+
+fn bump<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, by: i64) -> Result<()> {
+    let old = i64::from(txn.get(at)?);
+    Ok(txn.set(at, (old + by).clamp(0, u32::MAX.into()) as u32)?)
+}
+
+/// Whether a message of `size` bytes has room; an empty one counts too.
+fn fits<P: Platform>(txn: &Txn<'_, P>, at: Offset, size: u32) -> Result<bool> {
+    let (bytes, all) = (txn.get(at.plus(queue::CBYTES))?, txn.get(at.plus(queue::QBYTES))?);
+    Ok(u64::from(bytes) + u64::from(size) <= all.into() && txn.get(at.plus(queue::QNUM))? < all)
+}
+
+/// Step 3 of a send: the block of the lane becomes a receiver's or the queue's.
+pub(super) fn send<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+    block: Offset,
+    flags: i32,
+    deadline: Option<u64>,
+) -> Result<()> {
+    loop {
+        enum Sent {
+            Yes,
+            First,
+            Queued,
+        }
+        let sent = r.transact(on, |txn| {
+            enter(txn, object, c, 0o222)?;
+            if txn.get(object.at.plus(queue::DIRTY))? != 0 {
+                return Ok(Sent::First);
+            }
+            if fits(txn, object.at, size_of(txn, block)?)? {
+                accept(txn, object, block, c.who)?;
+                Held::clear(txn)?;
+                return Ok(Sent::Yes);
+            }
+            if flags & flag::IPC_NOWAIT != 0 {
+                return Err(Error::from(Errno::EAGAIN));
+            }
+            let slot = txn.region().lane(txn.lane())?;
+            txn.set(slot.plus(lane::WAIT_BLOCK), to_cell(block))?;
+            senders(object.at).push(txn, object, c)?;
+            Ok(Sent::Queued)
+        })?;
+        match sent {
+            Sent::Yes => return Ok(()),
+            Sent::First => settle(r, on, object)?,
+            Sent::Queued => {
+                let slept = sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
+                match slept {
+                    Err(Error::Errno(Errno::EAGAIN))
+                        if deadline.is_none_or(|d| r.mem().now() < d) => {}
+                    other => return other,
+                }
+            }
+        }
+    }
+}
+
+/// Gives a message to the first receiver that takes it, else appends it.
+fn accept<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    block: Offset,
+    from: Identity,
+) -> Result<()> {
+    let now = txn.region().mem().seconds();
+    txn.set(object.at.plus(queue::LSPID), from.0)?;
+    txn.set(object.at.plus(queue::STIME), now)?;
+    if deliver(txn, object, block)? {
+        return Ok(());
+    }
+    txn.set(block.plus(msg::NEXT), 0)?;
+    match txn.get(object.at.plus(queue::TAIL))? {
+        0 => txn.set(object.at.plus(queue::HEAD), to_cell(block))?,
+        last => {
+            let last = txn.region().block(last)?;
+            txn.set(last.plus(msg::NEXT), to_cell(block))?;
+        }
+    }
+    txn.set(object.at.plus(queue::TAIL), to_cell(block))?;
+    bump(txn, object.at.plus(queue::QNUM), 1)?;
+    let size = size_of(txn, block)?;
+    bump(txn, object.at.plus(queue::CBYTES), size.into())
+}
+
+/// The kernel's `pipelined_send`: to the first sleeping receiver that wants it. One whose buffer is
+/// too small is sent away with E2BIG, and the message goes on.
+fn deliver<P: Platform>(txn: &mut Txn<'_, P>, object: &Object, block: Offset) -> Result<bool> {
+    let list = receivers(object.at);
+    let (mtype, size) = (type_of(txn, block)?, size_of(txn, block)?);
+    for id in list.each(txn)? {
+        let want = want_of(txn, id)?;
+        if !want.takes(mtype) {
+            continue;
+        }
+        if txn.room() < ONE_HAND_OVER {
+            // Too many small buffers for one journal: the rest is found by the settling.
+            txn.set(object.at.plus(queue::DIRTY), 1)?;
+            return Ok(false);
+        }
+        if want.room < size.into() {
+            list.settle(txn, id, Err(Errno::E2BIG))?;
+            continue;
+        }
+        let slot = txn.region().lane(id)?;
+        let who = txn.get(slot.plus(lane::WAIT_WHO))?;
+        let now = txn.region().mem().seconds();
+        txn.set(object.at.plus(queue::LRPID), who)?;
+        txn.set(object.at.plus(queue::RTIME), now)?;
+        hold(txn, slot, object, block)?;
+        list.settle(txn, id, Ok(()))?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Notes in the lane at `slot` that it holds a message of `object`.
+fn hold<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    slot: Offset,
+    object: &Object,
+    block: Offset,
+) -> Result<()> {
+    txn.set(slot.plus(lane::HELD), to_cell(block))?;
+    txn.set(slot.plus(lane::HELD_FOR), object.index)?;
+    txn.set(slot.plus(lane::HELD_LIFE), object.life)?;
+    Ok(txn.set(slot.plus(lane::HELD_WHY), held::RECEIVED)?)
+}
+
+pub(super) enum Received {
+    /// The lane holds it.
+    Yes,
+    /// Others come first.
+    First,
+    Queued,
+}
+
+/// Takes a message from the queue into the lane, or queues the lane.
+pub(super) fn recv<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    c: &Caller,
+    want: Want,
+    flags: i32,
+) -> Result<Received> {
+    enter(txn, object, c, 0o444)?;
+    if txn.get(object.at.plus(queue::DIRTY))? != 0 {
+        return Ok(Received::First);
+    }
+    let Some((before, block)) = select(txn, object, want)? else {
+        if flags & flag::IPC_NOWAIT != 0 {
+            return Err(Errno::ENOMSG.into());
+        }
+        let slot = txn.region().lane(txn.lane())?;
+        wait_cells(txn, slot, want)?;
+        receivers(object.at).push(txn, object, c)?;
+        return Ok(Received::Queued);
+    };
+    let size = size_of(txn, block)?;
+    if u64::from(size) > want.room {
+        return Err(Errno::E2BIG.into());
+    }
+    unlink(txn, object, before, block, size)?;
+    let now = txn.region().mem().seconds();
+    txn.set(object.at.plus(queue::RTIME), now)?;
+    txn.set(object.at.plus(queue::LRPID), c.who.0)?;
+    let slot = txn.region().lane(txn.lane())?;
+    hold(txn, slot, object, block)?;
+    admit(txn, object)?;
+    Ok(Received::Yes)
+}
+
+/// The message `want` selects, and the one before it.
+fn select<P: Platform>(
+    txn: &Txn<'_, P>,
+    object: &Object,
+    want: Want,
+) -> Result<Option<(Option<Offset>, Offset)>> {
+    let mut best: Option<(Option<Offset>, Offset, i64)> = None;
+    let mut before = None;
+    each_message(txn, object, |block| {
+        let mtype = type_of(txn, block)?;
+        let better = best.is_none_or(|(_, _, t)| mtype < t);
+        if want.takes(mtype) && better {
+            best = Some((before, block, mtype));
+        }
+        before = Some(block);
+        // The first match, except for "the lowest type", which may still come.
+        Ok(best.is_none() || (want.mtype < 0 && best.is_some_and(|(_, _, t)| t > 1)))
+    })?;
+    Ok(best.map(|(before, block, _)| (before, block)))
+}
+
+/// Walks the messages until `f` says no more.
+pub(super) fn each_message<P: Platform>(
+    txn: &Txn<'_, P>,
+    object: &Object,
+    mut f: impl FnMut(Offset) -> Result<bool>,
+) -> Result<()> {
+    let mut next = txn.get(object.at.plus(queue::HEAD))?;
+    for _ in 0..=txn.get(object.at.plus(queue::QNUM))? {
+        if next == 0 {
+            return Ok(());
+        }
+        let block = txn.region().block(next)?;
+        if !f(block)? {
+            return Ok(());
+        }
+        next = txn.get(block.plus(msg::NEXT))?;
+    }
+    Err(Corrupt::new(object.at, "more messages linked than counted").into())
+}
+
+fn unlink<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    before: Option<Offset>,
+    block: Offset,
+    size: u32,
+) -> Result<()> {
+    let next = txn.get(block.plus(msg::NEXT))?;
+    match before {
+        Some(before) => txn.set(before.plus(msg::NEXT), next)?,
+        None => txn.set(object.at.plus(queue::HEAD), next)?,
+    }
+    if next == 0 {
+        txn.set(object.at.plus(queue::TAIL), before.map_or(0, to_cell))?;
+    }
+    bump(txn, object.at.plus(queue::QNUM), -1)?;
+    bump(txn, object.at.plus(queue::CBYTES), -i64::from(size))
+}
+
+/// Lets waiting senders in whose messages fit now, in order of arrival.
+fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+    let list = senders(object.at);
+    for id in list.each(txn)? {
+        let slot = txn.region().lane(id)?;
+        let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
+        if !fits(txn, object.at, size_of(txn, block)?)? {
+            continue;
+        }
+        if txn.room() < ONE_HAND_OVER * 2 {
+            txn.set(object.at.plus(queue::DIRTY), 1)?;
+            return Ok(true);
+        }
+        let who = Identity(txn.get(slot.plus(lane::WAIT_WHO))?);
+        txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?;
+        list.settle(txn, id, Ok(()))?;
+        accept(txn, object, block, who)?;
+    }
+    Ok(false)
+}
+
+/// Finishes hand-overs that somebody began: queued messages to sleeping receivers, waiting senders.
+pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
+    loop {
+        let more = r.transact(on, |txn| {
+            txn.lock(object.at.plus(obj::LOCK))?;
+            let same = txn.get(object.at.plus(obj::LIFE))? == object.life;
+            if !same || txn.get(object.at.plus(queue::DIRTY))? == 0 {
+                return Ok::<_, Error>(false);
+            }
+            for id in receivers(object.at).each(txn)? {
+                if txn.room() < ONE_HAND_OVER * 2 {
+                    return Ok(true);
+                }
+                let want = want_of(txn, id)?;
+                let Some((before, block)) = select(txn, object, want)? else { continue };
+                let size = size_of(txn, block)?;
+                if u64::from(size) > want.room {
+                    receivers(object.at).settle(txn, id, Err(Errno::E2BIG))?;
+                    continue;
+                }
+                unlink(txn, object, before, block, size)?;
+                let slot = txn.region().lane(id)?;
+                hold(txn, slot, object, block)?;
+                let who = txn.get(slot.plus(lane::WAIT_WHO))?;
+                txn.set(object.at.plus(queue::LRPID), who)?;
+                receivers(object.at).settle(txn, id, Ok(()))?;
+            }
+            if admit(txn, object)? {
+                return Ok(true);
+            }
+            txn.set(object.at.plus(queue::DIRTY), 0)?;
+            Ok(false)
+        })?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends every sleeper of the queue away with `errno`, at most `most` of them; how many are left.
+pub(super) fn dismiss<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    most: usize,
+    errno: Errno,
+) -> Result<usize> {
+    let mut left = 0;
+    let mut done = 0;
+    for list in [receivers(object.at), senders(object.at)] {
+        for id in list.each(txn)? {
+            if done == most {
+                left += 1;
+            } else {
+                list.settle(txn, id, Err(errno))?;
+                done += 1;
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Takes lane `id` out of the queue's lists; `false` if it was no longer in one.
+pub(crate) fn unqueue<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, id: LaneId) -> Result<bool> {
+    txn.lock(at.plus(obj::LOCK))?;
+    let slot = txn.region().lane(id)?;
+    if txn.get(slot.plus(lane::STATUS))? != wait::WAITING {
+        return Ok(false);
+    }
+    let sender = txn.get(slot.plus(lane::WAIT_KIND))? == waits::SEND;
+    let list = if sender { senders(at) } else { receivers(at) };
+    list.remove(txn, id)?;
+    txn.set(slot.plus(lane::STATUS), wait::IDLE)?;
+    Ok(true)
+}
+
+/// Puts the message that the dead lane at `slot` had received back at its queue's head; frees it
+/// where the queue is gone. Marks the queue dirty, so that a sleeping receiver gets it.
+pub(crate) fn give_back<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    slot: Offset,
+) -> Result<bool> {
+    txn.lock(object.at.plus(obj::LOCK))?;
+    if txn.get(slot.plus(lane::HELD_WHY))? != held::RECEIVED {
+        return Ok(false); // Another reaper was faster.
+    }
+    let block = txn.region().block(txn.get(slot.plus(lane::HELD))?)?;
+    txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?;
+    if txn.get(object.at.plus(obj::LIFE))? != object.life {
+        free(txn, block)?;
+        return Ok(false);
+    }
+    let head = txn.get(object.at.plus(queue::HEAD))?;
+    txn.set(block.plus(msg::NEXT), head)?;
+    txn.set(object.at.plus(queue::HEAD), to_cell(block))?;
+    if head == 0 {
+        txn.set(object.at.plus(queue::TAIL), to_cell(block))?;
+    }
+    bump(txn, object.at.plus(queue::QNUM), 1)?;
+    let size = size_of(txn, block)?;
+    bump(txn, object.at.plus(queue::CBYTES), size.into())?;
+    txn.set(object.at.plus(queue::DIRTY), 1)?;
+    Ok(true)
+}
+
+/// MSG_COPY: the `index`-th message, left where it is.
+pub(super) fn copy<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+    buf: &mut [u8],
+    index: i64,
+    want: Want,
+) -> Result<(i64, usize)> {
+    r.transact(on, |txn| {
+        enter(txn, object, c, 0o444)?;
+        let mut left = index;
+        let mut found = None;
+        each_message(txn, object, |block| {
+            if left == 0 {
+                found = Some(block);
+            }
+            left -= 1;
+            Ok(found.is_none())
+        })?;
+        let block = found.ok_or(Errno::ENOMSG)?;
+        let size = size_of(txn, block)?;
+        if u64::from(size) > want.room {
+            return Err(Error::from(Errno::E2BIG));
+        }
+        let n = (size as usize).min(buf.len());
+        // Under the lock, since the message stays another's; a copy that raced is made again.
+        r.mem().read_bytes(block.plus(msg::BYTES), &mut buf[..n])?;
+        Ok((type_of(txn, block)?, n))
+    })
+}

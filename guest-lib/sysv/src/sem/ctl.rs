@@ -1,0 +1,392 @@
+//! `semctl`.
+
+use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
+use crate::object::{self, Object, Perm, own, permit};
+use crate::{Caller, Errno, Error, Result};
+use vshmem_core::arena::Pool;
+use vshmem_core::layout::{Limit, dir, obj, sem, set};
+use vshmem_core::mem::Ordering;
+use vshmem_core::region::Kind;
+use vshmem_core::{Lane, Platform, Region, Txn};
+
+/// Semaphores written, or sleepers dismissed, in one transaction.
+const BATCH: usize = 250;
+
+/// `struct semid_ds`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetStat {
+    /// Permissions.
+    pub perm: Perm,
+    /// Semaphores.
+    pub nsems: u32,
+    /// Last `semop`, seconds; 0 if none.
+    pub otime: u64,
+    /// Last change, seconds.
+    pub ctime: u64,
+}
+
+/// `struct seminfo`, with what is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SemInfo {
+    /// Sets at once.
+    pub semmni: u32,
+    /// Semaphores of all sets.
+    pub semmns: u32,
+    /// Semaphores per set.
+    pub semmsl: u32,
+    /// Operations per `semop`.
+    pub semopm: u32,
+    /// Sets in use.
+    pub used_sets: u32,
+    /// Semaphores in use.
+    pub used_sems: u32,
+    /// Highest index in use, -1 for none.
+    pub highest: i32,
+}
+
+/// Limits and use.
+///
+/// # Errors
+/// The region is corrupt.
+pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
+    let (used_sets, highest) = object::in_use(r, Kind::Set)?;
+    Ok(SemInfo {
+        semmni: r.limit(Limit::Semmni)?,
+        semmns: r.limit(Limit::Semmns)?,
+        semmsl: r.limit(Limit::Semmsl)?,
+        semopm: r.limit(Limit::Semopm)?,
+        used_sets,
+        used_sems: r.peek(Kind::Set.dir().plus(dir::TOTAL))?,
+        highest,
+    })
+}
+
+/// How many semaphores the set has; what GETALL and SETALL need to know beforehand.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn nsems<P: Platform>(r: &Region<P>, id: i32) -> Result<usize> {
+    let object = object::find(r, Kind::Set, id)?;
+    Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
+}
+
+/// `IPC_STAT`.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<SetStat> {
+    let object = object::find(r, Kind::Set, id)?;
+    permit(r, c, object.at, 0o444)?;
+    stat_of(r, on, &object)
+}
+
+/// `SEM_STAT` and, with `any`, `SEM_STAT_ANY`: by index; gives the id too.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat_index<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    index: i32,
+    any: bool,
+) -> Result<(i32, SetStat)> {
+    let object = object::at_index(r, Kind::Set, index)?;
+    if !any {
+        permit(r, c, object.at, 0o444)?;
+    }
+    Ok((object.id(), stat_of(r, on, &object)?))
+}
+
+fn stat_of<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<SetStat> {
+    r.transact(on, |txn| {
+        object.lock(txn)?;
+        let (sems, nsems) = sems_of(txn, object)?;
+        let mut otime = txn.get(object.at.plus(set::OTIME))?;
+        for num in 0..nsems {
+            otime = otime.max(txn.get(sem_at(sems, num).plus(sem::OTIME))?);
+        }
+        Ok(SetStat {
+            perm: object::perm(txn, object)?,
+            nsems,
+            otime: otime.into(),
+            ctime: txn.get(object.at.plus(obj::CTIME))?.into(),
+        })
+    })
+}
+
+/// `IPC_SET`.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`.
+pub fn set<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+) -> Result<()> {
+    let object = object::find(r, Kind::Set, id)?;
+    r.transact(on, |txn| {
+        object.lock(txn)?;
+        own(r, c, object.at)?;
+        object::set_perm(txn, &object, uid, gid, mode)
+    })
+}
+
+/// `IPC_RMID`: sleepers get `EIDRM`.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`.
+///
+/// # If the caller dies
+/// The set is there or gone; of more than 250 sleepers some may have been dismissed before.
+pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
+    let object = object::find(r, Kind::Set, id)?;
+    loop {
+        let more = r.transact(on, |txn| {
+            txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
+            object.lock(txn)?;
+            own(r, c, object.at)?;
+            let list = ops::wait_list(object.at);
+            let waiting = list.each(txn)?;
+            for id in waiting.iter().take(BATCH / 2) {
+                list.settle(txn, *id, Err(Errno::EIDRM))?;
+            }
+            let left = waiting.len().saturating_sub(BATCH / 2);
+            txn.set(object.at.plus(set::WAITERS), left as u32)?;
+            if left > 0 {
+                return Ok::<_, Error>(true);
+            }
+            let (sems, nsems) = sems_of(txn, &object)?;
+            // No fast operation may succeed on a word that will be another set's.
+            for num in 0..nsems {
+                freeze(r, sem_at(sems, num))?;
+            }
+            object::retire(txn, Kind::Set, &object, nsems)?;
+            txn.free(Pool::Sems, bytes(nsems), sems)?;
+            Ok(false)
+        })?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs `f` on a settled, locked set after checking `num` and read permission.
+fn look<P: Platform, T>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+    f: impl Fn(&mut Txn<'_, P>, &Object, u32) -> Result<T>,
+) -> Result<T> {
+    let object = object::find(r, Kind::Set, id)?;
+    permit(r, c, object.at, 0o444)?;
+    loop {
+        let seen = r.transact(on, |txn| {
+            object.lock(txn)?;
+            let (_, nsems) = sems_of(txn, &object)?;
+            let num = u32::try_from(num).ok().filter(|n| *n < nsems).ok_or(Errno::EINVAL)?;
+            if txn.get(object.at.plus(set::DIRTY))? != 0 {
+                return Ok::<_, Error>(None);
+            }
+            f(txn, &object, num).map(Some)
+        })?;
+        match seen {
+            Some(value) => return Ok(value),
+            None => ops::settle(r, on, &object)?,
+        }
+    }
+}
+
+fn word_of<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+) -> Result<Word> {
+    look(r, on, c, id, num, |txn, object, num| {
+        let (sems, _) = sems_of(txn, object)?;
+        Ok(Word(txn.word(sem_at(sems, num))?))
+    })
+}
+
+/// `GETVAL`.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn getval<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+) -> Result<i32> {
+    Ok(word_of(r, on, c, id, num)?.value())
+}
+
+/// `GETPID`: the last process to operate on the semaphore, 0 for one of another peer.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn getpid<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+) -> Result<i32> {
+    Ok(word_of(r, on, c, id, num)?.who().pid_seen_by(c.who.peer()) as i32)
+}
+
+/// `GETNCNT`: sleepers whose first blocking operation waits for this semaphore to grow.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn getncnt<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+) -> Result<i32> {
+    count(r, on, c, id, num, false)
+}
+
+/// `GETZCNT`: sleepers whose first blocking operation waits for this semaphore to be zero.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn getzcnt<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+) -> Result<i32> {
+    count(r, on, c, id, num, true)
+}
+
+fn count<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+    zero: bool,
+) -> Result<i32> {
+    look(r, on, c, id, num, |txn, object, num| {
+        let mut n = 0;
+        ops::blocking(txn, object, |op| {
+            n += i32::from(u32::from(op.num) == num && (op.op == 0) == zero);
+        })?;
+        Ok(n)
+    })
+}
+
+/// `GETALL`: a consistent picture of all values.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn getall<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<Vec<u16>> {
+    look(r, on, c, id, 0, |txn, object, _| {
+        let (sems, nsems) = sems_of(txn, object)?;
+        let read = |num| r.mem().load(sem_at(sems, num), Ordering::Acquire);
+        // Two equal readings are a picture: a sequence in each word tells every change.
+        let mut before: Vec<u64> = (0..nsems).map(read).collect::<core::result::Result<_, _>>()?;
+        for attempt in 0.. {
+            if attempt == 8 {
+                // Too busy to be caught in passing; stop the fast operations.
+                (0..nsems).try_for_each(|num| freeze(r, sem_at(sems, num)))?;
+            }
+            let after: Vec<u64> = (0..nsems).map(read).collect::<core::result::Result<_, _>>()?;
+            if after == before || attempt > 9 {
+                before = after;
+                break;
+            }
+            before = after;
+        }
+        Ok(before.into_iter().map(|w| Word(w).value() as u16).collect())
+    })
+}
+
+/// `SETVAL`: sets one value and cancels all undo adjustments of that semaphore.
+///
+/// # Errors
+/// `ERANGE`, `EINVAL`, `EACCES`.
+pub fn setval<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    num: i32,
+    value: i32,
+) -> Result<()> {
+    if !(0..=MAX_VALUE).contains(&value) {
+        return Err(Errno::ERANGE.into());
+    }
+    let object = object::find(r, Kind::Set, id)?;
+    let num = u32::try_from(num).map_err(|_| Errno::EINVAL)?;
+    if num >= r.peek(object.at.plus(set::NSEMS))? {
+        return Err(Errno::EINVAL.into());
+    }
+    permit(r, c, object.at, 0o222)?;
+    write_values(r, on, c, &object, num, &[value as u16])
+}
+
+/// `SETALL`: sets all values and cancels all undo adjustments of the set. Sets of more than 250
+/// semaphores change in several steps, in order.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`, `ERANGE`.
+pub fn setall<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    values: &[u16],
+) -> Result<()> {
+    let object = object::find(r, Kind::Set, id)?;
+    permit(r, c, object.at, 0o222)?;
+    if values.len() != r.peek(object.at.plus(set::NSEMS))? as usize {
+        return Err(Errno::EINVAL.into());
+    }
+    if values.iter().any(|v| i32::from(*v) > MAX_VALUE) {
+        return Err(Errno::ERANGE.into());
+    }
+    for (i, values) in values.chunks(BATCH).enumerate() {
+        write_values(r, on, c, &object, (i * BATCH) as u32, values)?;
+    }
+    Ok(())
+}
+
+fn write_values<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+    first: u32,
+    values: &[u16],
+) -> Result<()> {
+    let more = r.transact(on, |txn| {
+        object.lock(txn)?;
+        let (sems, _) = sems_of(txn, object)?;
+        let waiters = txn.get(object.at.plus(set::WAITERS))?;
+        for (num, value) in (first..).zip(values) {
+            let at = sem_at(sems, num);
+            freeze(r, at)?;
+            let word = Word(txn.word(at)?);
+            txn.set_word(at, word.next((*value).into(), c.who, waiters > 0).0)?;
+            let epoch = txn.get(at.plus(sem::EPOCH))?;
+            txn.set(at.plus(sem::EPOCH), epoch.wrapping_add(1))?;
+        }
+        txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
+        Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object)?)
+    })?;
+    if more { ops::settle(r, on, object) } else { Ok(()) }
+}

@@ -1,0 +1,466 @@
+//! `semop`: the fast way, the queued way, and the hand-off.
+
+use super::{MAX_VALUE, SemBuf, Word, freeze, sem_at, sems_of, undo};
+use crate::object::{self, Object, permit};
+use crate::waiters::{List, sleep};
+use crate::{Caller, Errno, Error, Result};
+use vshmem_core::layout::{Limit, lane, obj, sem, set, waits};
+use vshmem_core::mem::Ordering;
+use vshmem_core::region::Kind;
+use vshmem_core::task::Identity;
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+
+/// Journal entries one hand-off may need: 500 words, 500 adjustments, the list.
+const ONE_HAND_OFF: usize = 2 * lane::MAX_OPS + 16;
+/// Operations evaluated without an allocation.
+const FEW: usize = 16;
+
+enum Fast {
+    Done(Result<()>),
+    /// It would have to wait, and nobody else waits.
+    Wait,
+    Slow,
+}
+
+/// One operation without SEM_UNDO, on a set without waiters: no lock, no lane, no system call.
+///
+/// `None`: it must go through [`op`].
+///
+/// # If the caller dies
+/// The compare-and-swap happened or not; only the time of the last operation may be missing.
+pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Option<Result<()>> {
+    if op.undo() {
+        return None;
+    }
+    match fast(r, c, id, op) {
+        Ok(Fast::Done(result)) => Some(result),
+        Ok(Fast::Wait | Fast::Slow) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
+#[inline]
+fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<Fast> {
+    let object = object::find(r, Kind::Set, id)?;
+    let at = fast_sem(r, c, &object, op)?;
+    loop {
+        // Acquire: an operation that lets us in makes its caller's earlier writes visible.
+        let word = Word(r.mem().load(at, Ordering::Acquire)?);
+        if word.frozen() {
+            return Ok(Fast::Slow);
+        }
+        let value = word.value() + i32::from(op.op);
+        let result = if value < 0 || (op.op == 0 && word.value() != 0) {
+            if !op.nowait() {
+                return Ok(Fast::Wait);
+            }
+            Err(Errno::EAGAIN.into())
+        } else if value > MAX_VALUE {
+            Err(Errno::ERANGE.into())
+        } else {
+            Ok(())
+        };
+        // The word was the set's only if the set is still there: a removal freezes all its words
+        // before it ends the set's life, and a new set over the same memory goes on with another
+        // sequence. So what the compare-and-swap finds unchanged is still this set's.
+        if r.peek(object.at.plus(obj::LIFE))? != object.life {
+            return Err(Errno::EINVAL.into());
+        }
+        if result.is_err() {
+            return Ok(Fast::Done(result));
+        }
+        if r.mem().cas(at, word.0, word.next(value, c.who, false).0)? {
+            // Relaxed: a time stamp for listings; the kernel's is not ordered either.
+            r.mem().store(at.plus(sem::OTIME), r.mem().seconds().into(), Ordering::Relaxed)?;
+            return Ok(Fast::Done(Ok(())));
+        }
+    }
+}
+
+fn fast_sem<P: Platform>(r: &Region<P>, c: &Caller, object: &Object, op: SemBuf) -> Result<Offset> {
+    let nsems = r.peek(object.at.plus(set::NSEMS))?;
+    let sems = r.block(r.peek(object.at.plus(set::SEMS))?)?;
+    if u32::from(op.num) >= nsems {
+        return Err(Errno::EFBIG.into());
+    }
+    permit(r, c, object.at, if op.op == 0 { 0o444 } else { 0o222 })?;
+    Ok(sem_at(sems, op.num.into()))
+}
+
+/// `semop` and `semtimedop`: all of `ops`, or none, waiting until `deadline` (nanoseconds of the
+/// platform's clock) for the first that cannot go.
+///
+/// # Errors
+/// `EINVAL`, `E2BIG`, `EFBIG`, `EACCES`, `ERANGE`, `EAGAIN`, `EINTR`, `ENOMEM` (undo), `EIDRM`
+/// when the set is removed meanwhile.
+///
+/// # If the caller dies
+/// All or none happened; what SEM_UNDO promised is undone by the reaper.
+pub fn op<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    ops: &[SemBuf],
+    deadline: Option<u64>,
+) -> Result<()> {
+    if ops.is_empty() {
+        return Err(Errno::EINVAL.into());
+    }
+    let most = (r.limit(Limit::Semopm)? as usize).min(lane::MAX_OPS);
+    if ops.len() > most {
+        return Err(Errno::E2BIG.into());
+    }
+    if let [one] = ops
+        && !one.undo()
+        && let Some(result) = spin(r, c, id, *one, deadline)?
+    {
+        return result;
+    }
+    let object = object::find(r, Kind::Set, id)?;
+    let nsems = r.peek(object.at.plus(set::NSEMS))?;
+    if ops.iter().any(|op| u32::from(op.num) >= nsems) {
+        return Err(Errno::EFBIG.into());
+    }
+    let alters = ops.iter().any(|op| op.op != 0);
+    permit(r, c, object.at, if alters { 0o222 } else { 0o444 })?;
+    let undo = if ops.iter().any(|op| op.undo() && op.op != 0) {
+        Some(undo::record(r, on, c, &object)?)
+    } else {
+        None
+    };
+    let slot = r.lane(on.id())?;
+    for (i, op) in ops.iter().enumerate() {
+        // Relaxed: published by the transaction that queues the lane.
+        r.mem().store(slot.plus(lane::OPS).index(i as u64, 8), pack(*op), Ordering::Relaxed)?;
+    }
+    let request = Request { ops: Ops::Given(ops), who: c.who, undo };
+    loop {
+        match r.transact(on, |txn| attempt(txn, &object, &request, c, deadline))? {
+            Attempt::Done => return Ok(()),
+            Attempt::DoneMore => {
+                // Ours happened; whoever else could go now does so in further steps.
+                return settle(r, on, &object);
+            }
+            Attempt::First => settle(r, on, &object)?,
+            Attempt::Queued => {
+                return sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
+            }
+        }
+    }
+}
+
+/// Waits a bounded time for a value that lets `op` go, while nobody is queued.
+fn spin<P: Platform>(
+    r: &Region<P>,
+    c: &Caller,
+    id: i32,
+    op: SemBuf,
+    deadline: Option<u64>,
+) -> Result<Option<Result<()>>> {
+    let mut until = None;
+    let mut turn = 0u32;
+    loop {
+        match fast(r, c, id, op)? {
+            Fast::Done(result) => return Ok(Some(result)),
+            Fast::Slow => return Ok(None),
+            Fast::Wait => {}
+        }
+        if turn % 32 == 0 {
+            let now = r.mem().now();
+            let until = *until.get_or_insert_with(|| {
+                let spin = now.saturating_add(r.mem().spin());
+                deadline.map_or(spin, |d| d.min(spin))
+            });
+            if now >= until {
+                return Ok(None);
+            }
+        }
+        r.mem().relax(0);
+        turn += 1;
+    }
+}
+
+fn pack(op: SemBuf) -> u64 {
+    u64::from(op.num) | u64::from(op.op as u16) << 16 | u64::from(op.flg as u16) << 32
+}
+
+fn unpack(word: u64) -> SemBuf {
+    SemBuf { num: word as u16, op: (word >> 16) as u16 as i16, flg: (word >> 32) as u16 as i16 }
+}
+
+/// Operations, the caller's own or a sleeper's in its lane.
+enum Ops<'a> {
+    Given(&'a [SemBuf]),
+    Slot { at: Offset, n: u32 },
+}
+
+impl Ops<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Given(ops) => ops.len(),
+            Self::Slot { n, .. } => *n as usize,
+        }
+    }
+
+    fn get<P: Platform>(&self, r: &Region<P>, i: usize) -> Result<SemBuf> {
+        match self {
+            Self::Given(ops) => Ok(ops[i]),
+            Self::Slot { at, .. } => {
+                // Relaxed: published with the queueing, which the lock ordered.
+                Ok(unpack(r.mem().load(at.index(i as u64, 8), Ordering::Relaxed)?))
+            }
+        }
+    }
+}
+
+struct Request<'a> {
+    ops: Ops<'a>,
+    who: Identity,
+    undo: Option<Offset>,
+}
+
+enum Tried {
+    Done {
+        raised: bool,
+        zeroed: bool,
+    },
+    /// The operation that cannot go now.
+    Blocked(SemBuf),
+    Failed(Errno),
+}
+
+enum Attempt {
+    Done,
+    DoneMore,
+    /// Waiters come first.
+    First,
+    Queued,
+}
+
+fn attempt<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    request: &Request<'_>,
+    c: &Caller,
+    deadline: Option<u64>,
+) -> Result<Attempt> {
+    object.lock(txn)?;
+    if txn.get(object.at.plus(set::DIRTY))? != 0 {
+        return Ok(Attempt::First);
+    }
+    let waiters = txn.get(object.at.plus(set::WAITERS))?;
+    match try_ops(txn, object, request, waiters > 0)? {
+        Tried::Failed(errno) => Err(errno.into()),
+        Tried::Done { raised, zeroed } => {
+            if waiters > 0 && (raised || zeroed) && hand_off(txn, object)? {
+                return Ok(Attempt::DoneMore);
+            }
+            Ok(Attempt::Done)
+        }
+        Tried::Blocked(op) => {
+            if op.nowait() || deadline.is_some_and(|d| d <= txn.region().mem().now()) {
+                return Err(Errno::EAGAIN.into());
+            }
+            let slot = txn.region().lane(txn.lane())?;
+            txn.set(slot.plus(lane::WAIT_N), request.ops.len() as u32)?;
+            let block = request.undo.map_or(0, vshmem_core::arena::to_cell);
+            txn.set(slot.plus(lane::WAIT_BLOCK), block)?;
+            wait_list(object.at).push(txn, object, c)?;
+            txn.set(object.at.plus(set::WAITERS), waiters + 1)?;
+            Ok(Attempt::Queued)
+        }
+    }
+}
+
+/// Performs all operations on running values, or says which one cannot go; writes only if all can.
+fn try_ops<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    request: &Request<'_>,
+    keep_frozen: bool,
+) -> Result<Tried> {
+    let (sems, nsems) = sems_of(txn, object)?;
+    let n = request.ops.len();
+    let mut few = [(0u16, 0i32, 0i32); FEW];
+    let mut many = Vec::new();
+    let touched: &mut [(u16, i32, i32)] = if n <= FEW {
+        &mut few[..n]
+    } else {
+        many.resize(n, (0, 0, 0));
+        &mut many
+    };
+    let mut used = 0;
+    let (mut raised, mut zeroed) = (false, false);
+    for i in 0..n {
+        let op = request.ops.get(txn.region(), i)?;
+        if u32::from(op.num) >= nsems {
+            return Ok(Tried::Failed(Errno::EFBIG));
+        }
+        let k = match touched[..used].iter().position(|t| t.0 == op.num) {
+            Some(k) => k,
+            None => {
+                let at = sem_at(sems, op.num.into());
+                // A pending write of this transaction is newer than the frozen word.
+                freeze(txn.region(), at)?;
+                let adjustment = match request.undo {
+                    Some(block) => undo::get(txn, sems, block, op.num)?,
+                    None => 0,
+                };
+                touched[used] = (op.num, Word(txn.word(at)?).value(), adjustment);
+                used += 1;
+                used - 1
+            }
+        };
+        let (_, value, adjustment) = &mut touched[k];
+        if op.op == 0 {
+            if *value != 0 {
+                return Ok(Tried::Blocked(op));
+            }
+            continue;
+        }
+        let next = *value + i32::from(op.op);
+        if next < 0 {
+            return Ok(Tried::Blocked(op));
+        }
+        if next > MAX_VALUE {
+            return Ok(Tried::Failed(Errno::ERANGE));
+        }
+        if op.undo() {
+            let next = *adjustment - i32::from(op.op);
+            if !(-MAX_VALUE - 1..=MAX_VALUE).contains(&next) {
+                return Ok(Tried::Failed(Errno::ERANGE));
+            }
+            *adjustment = next;
+        }
+        raised |= op.op > 0;
+        zeroed |= next == 0;
+        *value = next;
+    }
+    for (num, value, adjustment) in &touched[..used] {
+        let at = sem_at(sems, (*num).into());
+        let word = Word(txn.word(at)?);
+        txn.set_word(at, word.next(*value, request.who, keep_frozen).0)?;
+        if let Some(block) = request.undo {
+            undo::put(txn, sems, block, *num, *adjustment)?;
+        }
+    }
+    let now = txn.region().mem().seconds();
+    txn.set(object.at.plus(set::OTIME), now)?;
+    Ok(Tried::Done { raised, zeroed })
+}
+
+/// The waiters of the set at `at`.
+pub(crate) fn wait_list(at: Offset) -> List {
+    List { head: at.plus(set::HEAD), tail: at.plus(set::TAIL), kind: waits::SEM }
+}
+
+/// What the sleeper in lane `id` asked for.
+fn request_of<P: Platform>(txn: &Txn<'_, P>, id: LaneId) -> Result<Request<'static>> {
+    let slot = txn.region().lane(id)?;
+    let n = txn.get(slot.plus(lane::WAIT_N))?;
+    if n as usize > lane::MAX_OPS {
+        return Err(Corrupt::new(slot, "sleeper with too many operations").into());
+    }
+    let undo = match txn.get(slot.plus(lane::WAIT_BLOCK))? {
+        0 => None,
+        block => Some(txn.region().block(block)?),
+    };
+    let who = Identity(txn.get(slot.plus(lane::WAIT_WHO))?);
+    Ok(Request { ops: Ops::Slot { at: slot.plus(lane::OPS), n }, who, undo })
+}
+
+/// Serves everybody who can go now: waiters for zero first, then in order of arrival, and again
+/// from the start after every change that may let an earlier one go (the kernel's `do_smart_update`).
+/// `true`: the journal is full and more may be able to go; the set is marked dirty.
+pub(super) fn hand_off<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+    let list = wait_list(object.at);
+    let dirty = object.at.plus(set::DIRTY);
+    'again: loop {
+        let waiting = list.each(txn)?;
+        for only_zero in [true, false] {
+            for id in &waiting {
+                let request = request_of(txn, *id)?;
+                if (0..request.ops.len()).try_fold(true, |all, i| {
+                    Ok::<_, Error>(all && request.ops.get(txn.region(), i)?.op == 0)
+                })? != only_zero
+                {
+                    continue;
+                }
+                if txn.room() < ONE_HAND_OFF.min(2 * request.ops.len() + 16) {
+                    txn.set(dirty, 1)?;
+                    return Ok(true);
+                }
+                let outcome = match try_ops(txn, object, &request, true)? {
+                    Tried::Blocked(op) if op.nowait() => Err(Errno::EAGAIN),
+                    Tried::Blocked(_) => continue,
+                    Tried::Failed(errno) => Err(errno),
+                    Tried::Done { .. } => Ok(()),
+                };
+                list.settle(txn, *id, outcome)?;
+                let waiters = txn.get(object.at.plus(set::WAITERS))?;
+                txn.set(object.at.plus(set::WAITERS), waiters.saturating_sub(1))?;
+                if !only_zero && outcome.is_ok() {
+                    continue 'again;
+                }
+                if only_zero {
+                    continue;
+                }
+            }
+            if only_zero && list.first(txn)?.is_none() {
+                break;
+            }
+        }
+        if txn.get(dirty)? != 0 {
+            txn.set(dirty, 0)?;
+        }
+        return Ok(false);
+    }
+}
+
+/// Finishes the hand-offs that somebody began.
+pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
+    loop {
+        let more = r.transact(on, |txn| {
+            txn.lock(object.at.plus(obj::LOCK))?;
+            let same = txn.get(object.at.plus(obj::LIFE))? == object.life;
+            if !same || txn.get(object.at.plus(set::DIRTY))? == 0 {
+                return Ok::<_, Error>(false);
+            }
+            hand_off(txn, object)
+        })?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes lane `id` out of the list of the set at `at`; `false` if it was no longer in it.
+pub(crate) fn unqueue<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, id: LaneId) -> Result<bool> {
+    txn.lock(at.plus(obj::LOCK))?;
+    let slot = txn.region().lane(id)?;
+    if txn.get(slot.plus(lane::STATUS))? != vshmem_core::wait::WAITING {
+        return Ok(false);
+    }
+    wait_list(at).remove(txn, id)?;
+    txn.set(slot.plus(lane::STATUS), vshmem_core::wait::IDLE)?;
+    let waiters = txn.get(at.plus(set::WAITERS))?;
+    txn.set(at.plus(set::WAITERS), waiters.saturating_sub(1))?;
+    Ok(true)
+}
+
+/// Which operation of each sleeper blocks it, for GETNCNT and GETZCNT.
+pub(super) fn blocking<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    mut f: impl FnMut(SemBuf),
+) -> Result<()> {
+    for id in wait_list(object.at).each(txn)? {
+        let request = request_of(txn, id)?;
+        // A sleeper that could go would have gone: the set is settled and locked.
+        if let Tried::Blocked(op) = try_ops(txn, object, &request, true)? {
+            f(op);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! SEM_UNDO: what a task's death takes back.
+//!
+//! A task has one record per set it used SEM_UNDO on, with an adjustment per semaphore. The record
+//! changes in the same transaction as the semaphore, so there is no moment at which one is done and
+//! the other is not. SETVAL and SETALL cancel all adjustments of a semaphore by raising its epoch.
+
+use super::{MAX_VALUE, Word, freeze, ops, sem_at, sems_of};
+use crate::object::{Held, Object};
+use crate::{Caller, Errno, Result};
+use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::layout::{Table, held, obj, sem, set, task, undo};
+use vshmem_core::region::Kind;
+use vshmem_core::task::Identity;
+use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
+
+/// Adjustments taken back in one transaction.
+const BATCH: u32 = 128;
+
+fn bytes(nsems: u32) -> u64 {
+    undo::FIRST + u64::from(nsems) * undo::STRIDE
+}
+
+fn adjustment_at(block: Offset, num: u16) -> Offset {
+    block.plus(undo::FIRST).index(num.into(), undo::STRIDE)
+}
+
+/// The caller's adjustment of semaphore `num`; 0 if it was made before the last SETVAL.
+pub(super) fn get<P: Platform>(
+    txn: &Txn<'_, P>,
+    sems: Offset,
+    block: Offset,
+    num: u16,
+) -> Result<i32> {
+    let at = adjustment_at(block, num);
+    let epoch = txn.get(sem_at(sems, num.into()).plus(sem::EPOCH))?;
+    Ok(if txn.get(at.plus(8))? == epoch { txn.get(at)? as i32 } else { 0 })
+}
+
+pub(super) fn put<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    sems: Offset,
+    block: Offset,
+    num: u16,
+    adjustment: i32,
+) -> Result<()> {
+    let at = adjustment_at(block, num);
+    let epoch = txn.get(sem_at(sems, num.into()).plus(sem::EPOCH))?;
+    if txn.get(at.plus(8))? != epoch {
+        txn.set(at.plus(8), epoch)?;
+    }
+    if txn.get(at)? as i32 != adjustment {
+        txn.set(at, adjustment as u32)?;
+    }
+    Ok(())
+}
+
+/// The caller's record for the set, made if need be.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(super) fn record<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+) -> Result<Offset> {
+    if let Some(block) = search(r, c, object)? {
+        return Ok(block);
+    }
+    let nsems = r.peek(object.at.plus(set::NSEMS))?;
+    let block = r.transact(on, |txn| {
+        let Some(block) = txn.alloc(Pool::Undo, bytes(nsems))? else {
+            return Err(crate::Error::from(Errno::ENOMEM));
+        };
+        Held::note(txn, held::UNDO, to_cell(block), nsems, 0)?;
+        Ok(block)
+    })?;
+    for i in 0..nsems {
+        r.init(block.plus(undo::FIRST).index(i.into(), undo::STRIDE), 0)?;
+        r.init(block.plus(undo::FIRST).index(i.into(), undo::STRIDE).plus(8), 0)?;
+    }
+    r.init(block.plus(undo::TASK), c.task.index)?;
+    r.init(block.plus(undo::SET), object.index)?;
+    r.init(block.plus(undo::LIFE), object.life)?;
+    r.init(block.plus(undo::NSEMS), nsems)?;
+    let slot = r.element(Table::Tasks, c.task.index)?;
+    r.transact(on, |txn| {
+        txn.lock(slot.plus(task::LOCK))?;
+        let head = txn.get(slot.plus(task::UNDO))?;
+        // Another thread of the task may have been faster.
+        let (found, stale) = walk(txn, head, object)?;
+        if let Some(found) = found {
+            txn.free(Pool::Undo, bytes(nsems), block)?;
+            Held::clear(txn)?;
+            return Ok(found);
+        }
+        let mut next = head;
+        if let Some((before, at)) = stale {
+            // The record of a set that is gone makes room.
+            let after = txn.get(at.plus(undo::TASK_NEXT))?;
+            let old = txn.get(at.plus(undo::NSEMS))?;
+            match before {
+                Some(before) => txn.set(before.plus(undo::TASK_NEXT), after)?,
+                None => next = after,
+            }
+            txn.free(Pool::Undo, bytes(old), at)?;
+        }
+        txn.set(block.plus(undo::TASK_NEXT), next)?;
+        txn.set(slot.plus(task::UNDO), to_cell(block))?;
+        Held::clear(txn)?;
+        Ok(block)
+    })
+}
+
+/// The record without a lock: only the task itself changes its list while it lives.
+fn search<P: Platform>(r: &Region<P>, c: &Caller, object: &Object) -> Result<Option<Offset>> {
+    let mut next = r.peek(r.element(Table::Tasks, c.task.index)?.plus(task::UNDO))?;
+    // A list that other threads change under us is at worst walked in vain: the caller looks again.
+    for _ in 0..1024 {
+        if next == 0 {
+            return Ok(None);
+        }
+        let Ok(block) = r.block(next) else { return Ok(None) };
+        if r.peek(block.plus(undo::SET))? == object.index
+            && r.peek(block.plus(undo::LIFE))? == object.life
+            && r.peek(block.plus(undo::TASK))? == c.task.index
+        {
+            return Ok(Some(block));
+        }
+        next = r.peek(block.plus(undo::TASK_NEXT))?;
+    }
+    Ok(None)
+}
+
+type Stale = (Option<Offset>, Offset);
+
+/// The record of `object` in the list, and one whose set is gone with its predecessor.
+fn walk<P: Platform>(
+    txn: &Txn<'_, P>,
+    head: u32,
+    object: &Object,
+) -> Result<(Option<Offset>, Option<Stale>)> {
+    let (mut next, mut before, mut stale) = (head, None, None);
+    for _ in 0..txn.region().table(Table::Sets).count * 2 {
+        if next == 0 {
+            return Ok((None, stale));
+        }
+        let block = txn.region().block(next)?;
+        let (index, life) = (txn.get(block.plus(undo::SET))?, txn.get(block.plus(undo::LIFE))?);
+        if index == object.index && life == object.life {
+            return Ok((Some(block), None));
+        }
+        let now = txn.region().peek(txn.region().object(Kind::Set, index)?.plus(obj::LIFE))?;
+        if stale.is_none() && now != life {
+            stale = Some((before, block));
+        }
+        before = Some(block);
+        next = txn.get(block.plus(undo::TASK_NEXT))?;
+    }
+    Err(Corrupt::new(Offset(head.into()), "undo records form a circle").into())
+}
+
+/// Takes back everything the dead task at `slot` adjusted, then drops its records.
+///
+/// Any number of reapers may do this at once; each adjustment is zeroed in the step that applies it.
+pub(crate) fn apply<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    slot: Offset,
+    who: Identity,
+) -> Result<()> {
+    loop {
+        let head = r.peek(slot.plus(task::UNDO))?;
+        if head == 0 {
+            return Ok(());
+        }
+        let block = r.block(head)?;
+        let index = r.peek(block.plus(undo::SET))?;
+        let life = r.peek(block.plus(undo::LIFE))?;
+        let nsems = r.peek(block.plus(undo::NSEMS))?;
+        let object = Object { index, at: r.object(Kind::Set, index)?, life };
+        let mut first = 0;
+        while first < nsems {
+            let last = (first + BATCH).min(nsems);
+            let more = r.transact(on, |txn| take_back(txn, &object, block, first..last, who))?;
+            if more {
+                ops::settle(r, on, &object)?;
+            }
+            first = last;
+        }
+        r.transact(on, |txn| {
+            txn.lock(slot.plus(task::LOCK))?;
+            if txn.get(slot.plus(task::UNDO))? != head {
+                return Ok::<_, crate::Error>(()); // Another reaper was faster.
+            }
+            let next = txn.get(block.plus(undo::TASK_NEXT))?;
+            txn.set(slot.plus(task::UNDO), next)?;
+            Ok(txn.free(Pool::Undo, bytes(nsems), block)?)
+        })?;
+    }
+}
+
+fn take_back<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    block: Offset,
+    range: std::ops::Range<u32>,
+    who: Identity,
+) -> Result<bool> {
+    if object.lock(txn).is_err() || txn.get(block.plus(undo::LIFE))? != object.life {
+        return Ok(false); // The set is gone, and with it what there was to undo.
+    }
+    let (sems, have) = sems_of(txn, object)?;
+    let waiters = txn.get(object.at.plus(set::WAITERS))?;
+    let mut changed = false;
+    for num in range.start..range.end.min(have) {
+        let num16 = num as u16;
+        let adjustment = get(txn, sems, block, num16)?;
+        if adjustment == 0 {
+            continue;
+        }
+        let at = sem_at(sems, num);
+        freeze(txn.region(), at)?;
+        let word = Word(txn.word(at)?);
+        let value = (word.value() + adjustment).clamp(0, MAX_VALUE);
+        txn.set_word(at, word.next(value, who, waiters > 0).0)?;
+        put(txn, sems, block, num16, 0)?;
+        changed = true;
+    }
+    if changed {
+        let now = txn.region().mem().seconds();
+        txn.set(object.at.plus(set::OTIME), now)?;
+    }
+    if changed && waiters > 0 { ops::hand_off(txn, object) } else { Ok(false) }
+}
+
+/// Frees a record that was never linked, for the reaper.
+pub(crate) fn free_block<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    nsems: u32,
+    block: Offset,
+) -> Result<()> {
+    Ok(txn.free(Pool::Undo, bytes(nsems), block)?)
+}

@@ -1,0 +1,587 @@
+//! Shared memory segments: `shmget`, `shmat`, `shmdt`, `shmctl`, without the mapping itself.
+//!
+//! A segment is a list of extents of pages; the caller maps them piece by piece. Every attachment
+//! is counted twice, in the segment (`nattch`) and in its task, in one step, so that a task's death
+//! takes back exactly what it held.
+
+use crate::object::{self, Get, Held, Object, Perm, flag, get64, own, permit};
+use crate::{Caller, Errno, Error, Result};
+use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::layout::{
+    Limit, PAGE, Table, attach as record, dir, extents, held, lane, obj, seg, task,
+};
+use vshmem_core::region::Kind;
+use vshmem_core::task::{Identity, TaskId};
+use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
+
+/// Pages in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Number of the first, counted from the region's base.
+    pub first_page: u32,
+    /// How many.
+    pub pages: u32,
+}
+
+/// What to map, and what to hand to [`detach`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// Bytes of the segment.
+    pub size: u64,
+    /// Its pages, in order.
+    pub extents: Vec<Extent>,
+    /// Its index.
+    pub seg: u32,
+    /// Its sequence number.
+    pub life: u32,
+}
+
+/// `struct shmid_ds`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegStat {
+    /// Permissions; the mode has [`flag::SHM_DEST`] on a removed segment.
+    pub perm: Perm,
+    /// Bytes.
+    pub size: u64,
+    /// Last attach, seconds.
+    pub atime: u64,
+    /// Last detach, seconds.
+    pub dtime: u64,
+    /// Last change, seconds.
+    pub ctime: u64,
+    /// Creator; 0 for one of another peer.
+    pub cpid: i32,
+    /// Last to attach or detach; 0 for one of another peer.
+    pub lpid: i32,
+    /// Attachments.
+    pub nattch: u64,
+}
+
+/// `struct shminfo`, with what is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShmInfo {
+    /// Bytes of the largest segment.
+    pub shmmax: u64,
+    /// Segments at once.
+    pub shmmni: u32,
+    /// Pages of all segments.
+    pub shmall: u64,
+    /// Segments in use.
+    pub used_ids: u32,
+    /// Pages in use.
+    pub pages: u64,
+    /// Highest index in use, -1 for none.
+    pub highest: i32,
+}
+
+/// Most extents of a segment of so many pages; more fragmentation than that is `ENOMEM`.
+fn most_extents(pages: u32) -> u32 {
+    31 + pages / 2048
+}
+
+fn list_bytes(pages: u32) -> u64 {
+    extents::FIRST + u64::from(most_extents(pages)) * extents::STRIDE
+}
+
+fn extent_at(list: Offset, i: u32) -> Offset {
+    list.plus(extents::FIRST).index(i.into(), extents::STRIDE)
+}
+
+/// The segment that `id` names, attached or not, removed or not.
+fn lock<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<u32> {
+    txn.lock(object.at.plus(obj::LOCK))?;
+    let life = txn.get(object.at.plus(obj::LIFE))?;
+    if life >> 2 == object.life >> 2 && life & 3 != obj::FREE {
+        Ok(life)
+    } else {
+        Err(Errno::EINVAL.into())
+    }
+}
+
+/// `shmget`.
+///
+/// # Errors
+/// `EINVAL` (size 0 or too large for a new one, larger than an existing one), `ENOENT`, `EEXIST`,
+/// `EACCES`, `ENOSPC`, `ENOMEM`.
+///
+/// # If the caller dies
+/// The segment is there whole, or not at all; its pages come back.
+pub fn get<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    key: i32,
+    size: u64,
+    flags: i32,
+) -> Result<i32> {
+    let get = Get { kind: Kind::Seg, key, flags };
+    let fits = |txn: &Txn<'_, P>, o: &Object| {
+        Ok(size <= get64(txn, o.at.plus(seg::SIZE_LO), o.at.plus(seg::SIZE_HI))?)
+    };
+    if let Some(id) = get.existing(r, on, c, fits)? {
+        return Ok(id);
+    }
+    let most = r.limit(Limit::ShmmaxPages)?;
+    let pages = u32::try_from(size.div_ceil(PAGE)).ok().filter(|p| *p <= most);
+    let Some(pages) = pages.filter(|p| *p > 0) else { return Err(Errno::EINVAL.into()) };
+    let total = Kind::Seg.dir().plus(dir::TOTAL);
+    if r.peek(total)?.saturating_add(pages) > r.limit(Limit::Shmall)? {
+        return Err(Errno::ENOSPC.into());
+    }
+    let list = r.transact(on, |txn| {
+        let Some(list) = txn.alloc(Pool::Misc, list_bytes(pages))? else {
+            return Err(Error::from(Errno::ENOMEM));
+        };
+        txn.set(list.plus(extents::COUNT), 0)?;
+        Held::note(txn, held::EXTENTS, to_cell(list), pages, 0)?;
+        Ok(list)
+    })?;
+    let made = fill(r, on, list, pages).and_then(|()| {
+        r.transact(on, |txn| match get.create(txn, c, Limit::Shmmni, fits)? {
+            Ok(object) => {
+                let used = txn.get(total)?;
+                txn.set(total, used.saturating_add(pages))?;
+                for (cell, value) in [
+                    (seg::SIZE_LO, size as u32),
+                    (seg::SIZE_HI, (size >> 32) as u32),
+                    (seg::EXTENTS, to_cell(list)),
+                    (seg::NATTCH, 0),
+                    (seg::ATIME, 0),
+                    (seg::DTIME, 0),
+                    (seg::LPID, 0),
+                    (seg::PAGES, pages),
+                ] {
+                    txn.set(object.at.plus(cell), value)?;
+                }
+                Held::clear(txn)?;
+                Ok::<_, Error>(object.id())
+            }
+            Err(id) => Ok(id),
+        })
+    });
+    // Still held if somebody was faster or something failed.
+    crate::reap::drop_held(r, on, on.id())?;
+    made
+}
+
+/// Takes pages until the list holds `pages` of them, zeroed.
+fn fill<P: Platform>(r: &Region<P>, on: &mut Lane, list: Offset, pages: u32) -> Result<()> {
+    let mut left = pages;
+    let mut want = left.min(extents::MAX_PAGES);
+    while left > 0 {
+        want = want.min(left);
+        let first = r.transact(on, |txn| {
+            let count = txn.get(list.plus(extents::COUNT))?;
+            if count >= most_extents(pages) {
+                return Err(Error::from(Errno::ENOMEM));
+            }
+            let Some(first) = txn.take_run(want)? else { return Ok(None) };
+            let at = extent_at(list, count);
+            txn.set(at, first)?;
+            txn.set(at.plus(8), want)?;
+            txn.set(at.plus(16), 1)?;
+            txn.set(list.plus(extents::COUNT), count + 1)?;
+            Ok(Some(first))
+        })?;
+        match first {
+            Some(first) => {
+                r.scrub(first, want)?;
+                left -= want;
+            }
+            None if want == 1 => return Err(Errno::ENOMEM.into()),
+            None => want = want.div_ceil(2),
+        }
+    }
+    Ok(())
+}
+
+/// The counting half of `shmat`: one attachment more. `access` has the bits of a mode: 4 to read,
+/// 2 to write, 1 to execute. Call it before mapping, and [`detach`] if the mapping fails.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`, `ENOMEM`.
+///
+/// # If the caller dies
+/// The task's record and `nattch` agree; the reaper takes both back.
+pub fn attach<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    access: u32,
+) -> Result<Attachment> {
+    let object = object::find(r, Kind::Seg, id)?;
+    r.transact(on, |txn| {
+        lock(txn, &object)?;
+        permit(r, c, object.at, access)?;
+        count(txn, &object, c.task, c.who, 1)?;
+        let list = r.block(txn.get(object.at.plus(seg::EXTENTS))?)?;
+        let pages = txn.get(object.at.plus(seg::PAGES))?;
+        let mut all = Vec::new();
+        let mut sum = 0u32;
+        for i in 0..txn.get(list.plus(extents::COUNT))?.min(most_extents(pages)) {
+            let at = extent_at(list, i);
+            let extent = Extent { first_page: txn.get(at)?, pages: txn.get(at.plus(8))? };
+            let end = (u64::from(extent.first_page) + u64::from(extent.pages)) * PAGE;
+            if u64::from(extent.first_page) * PAGE < r.table(Table::Pages).at.0
+                || end > r.mem().len()
+            {
+                return Err(Error::Corrupt(Corrupt::new(at, "extent outside the region's pages")));
+            }
+            sum = sum.saturating_add(extent.pages);
+            all.push(extent);
+        }
+        let size = get64(txn, object.at.plus(seg::SIZE_LO), object.at.plus(seg::SIZE_HI))?;
+        if u64::from(sum) != size.div_ceil(PAGE) {
+            return Err(Error::Corrupt(Corrupt::new(list, "extents do not add up to the segment")));
+        }
+        Ok(Attachment { size, extents: all, seg: object.index, life: object.life >> 2 })
+    })
+}
+
+/// Adds attachments to the task's record and the segment, under the segment's lock.
+fn count<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    id: TaskId,
+    who: Identity,
+    by: u32,
+) -> Result<()> {
+    let slot = txn.region().element(Table::Tasks, id.index)?;
+    txn.lock(slot.plus(task::LOCK))?;
+    if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
+        return Err(Errno::EINVAL.into()); // The caller was taken for dead.
+    }
+    match records(txn, slot)?.into_iter().find(|r| r.is(object)) {
+        Some(found) => txn.set(found.at.plus(record::COUNT), found.count + by)?,
+        None => {
+            let Some(at) = txn.alloc(Pool::Misc, record::SIZE)? else {
+                return Err(Errno::ENOMEM.into());
+            };
+            let head = txn.get(slot.plus(task::ATTACH))?;
+            txn.set(at.plus(record::NEXT), head)?;
+            txn.set(at.plus(record::SEG), object.index)?;
+            txn.set(at.plus(record::LIFE), object.life >> 2)?;
+            txn.set(at.plus(record::COUNT), by)?;
+            txn.set(slot.plus(task::ATTACH), to_cell(at))?;
+        }
+    }
+    let now = txn.region().mem().seconds();
+    let nattch = txn.get(object.at.plus(seg::NATTCH))?;
+    txn.set(object.at.plus(seg::NATTCH), nattch + by)?;
+    txn.set(object.at.plus(seg::ATIME), now)?;
+    Ok(txn.set(object.at.plus(seg::LPID), who.0)?)
+}
+
+/// An attachment record of a task.
+#[derive(Clone, Copy)]
+struct Record {
+    before: Option<Offset>,
+    at: Offset,
+    seg: u32,
+    life: u32,
+    count: u32,
+}
+
+impl Record {
+    fn is(&self, object: &Object) -> bool {
+        self.seg == object.index && self.life == object.life >> 2
+    }
+}
+
+fn records<P: Platform>(txn: &Txn<'_, P>, slot: Offset) -> Result<Vec<Record>> {
+    let mut all = Vec::new();
+    let mut next = txn.get(slot.plus(task::ATTACH))?;
+    let mut before = None;
+    while next != 0 {
+        if all.len() as u64 > txn.region().table(Table::Segs).count {
+            return Err(Corrupt::new(slot, "attachment records form a circle").into());
+        }
+        let at = txn.region().block(next)?;
+        let cell = |o: u64| txn.get(at.plus(o));
+        let (seg, life) = (cell(record::SEG)?, cell(record::LIFE)?);
+        all.push(Record { before, at, seg, life, count: cell(record::COUNT)? });
+        before = Some(at);
+        next = cell(record::NEXT)?;
+    }
+    Ok(all)
+}
+
+/// The counting half of `shmdt`: one attachment less; a removed segment goes with its last one.
+///
+/// # Errors
+/// `EINVAL`: the task has no such attachment.
+///
+/// # If the caller dies
+/// As in [`attach`].
+pub fn detach<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    seg: u32,
+    life: u32,
+) -> Result<()> {
+    drop_attachments(r, on, c.task, c.who, seg, life, 1)
+}
+
+/// Takes back `by` attachments, or all of them for `u32::MAX`.
+fn drop_attachments<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    id: TaskId,
+    who: Identity,
+    index: u32,
+    seq: u32,
+    by: u32,
+) -> Result<()> {
+    let object = Object { index, at: r.object(Kind::Seg, index)?, life: seq << 2 | obj::LIVE };
+    let slot = r.element(Table::Tasks, id.index)?;
+    let doomed = r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
+    let settled = r.transact(on, |txn| {
+        if doomed {
+            txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
+        }
+        let state = lock(txn, &object);
+        txn.lock(slot.plus(task::LOCK))?;
+        if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
+            return Err(Error::from(Errno::EINVAL));
+        }
+        let found = records(txn, slot)?.into_iter().find(|r| r.is(&object));
+        let found = found.ok_or(Errno::EINVAL)?;
+        let gone = by.min(found.count);
+        if gone == found.count {
+            let next = txn.get(found.at.plus(record::NEXT))?;
+            match found.before {
+                Some(before) => txn.set(before.plus(record::NEXT), next)?,
+                None => txn.set(slot.plus(task::ATTACH), next)?,
+            }
+            txn.free(Pool::Misc, record::SIZE, found.at)?;
+        } else {
+            txn.set(found.at.plus(record::COUNT), found.count - gone)?;
+        }
+        let Ok(state) = state else { return Ok(true) };
+        let now = r.mem().seconds();
+        let left = txn.get(object.at.plus(seg::NATTCH))?.saturating_sub(gone);
+        txn.set(object.at.plus(seg::NATTCH), left)?;
+        txn.set(object.at.plus(seg::DTIME), now)?;
+        txn.set(object.at.plus(seg::LPID), who.0)?;
+        if left == 0 && state & 3 == obj::DOOMED {
+            if !doomed {
+                return Ok(false); // Removed meanwhile: that needs the directory's lock first.
+            }
+            destroy(txn, &object)?;
+        }
+        Ok(true)
+    })?;
+    if settled { crate::reap::drop_held(r, on, on.id()) } else { finish_doomed(r, on, &object) }
+}
+
+/// Destroys a doomed segment that nobody has attached any more.
+fn finish_doomed<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
+    r.transact(on, |txn| {
+        txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
+        let Ok(state) = lock(txn, object) else { return Ok(()) };
+        if state & 3 == obj::DOOMED && txn.get(object.at.plus(seg::NATTCH))? == 0 {
+            destroy(txn, object)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    crate::reap::drop_held(r, on, on.id())
+}
+
+/// Ends the segment; its pages are the lane's then, to be freed by `drop_held`.
+fn destroy<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<()> {
+    let pages = txn.get(object.at.plus(seg::PAGES))?;
+    let list = txn.get(object.at.plus(seg::EXTENTS))?;
+    object::retire(txn, Kind::Seg, object, pages)?;
+    Held::note(txn, held::EXTENTS, list, pages, 0)
+}
+
+/// Frees the extents the lane at `slot` holds, one a step; `true` when all are gone.
+pub(crate) fn free_extents<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset) -> Result<bool> {
+    let list = txn.region().block(txn.get(slot.plus(lane::HELD))?)?;
+    let pages = txn.get(slot.plus(lane::HELD_FOR))?;
+    let count = txn.get(list.plus(extents::COUNT))?;
+    if count > most_extents(pages) {
+        return Err(Corrupt::new(list, "more extents than the list has room for").into());
+    }
+    let Some(last) = count.checked_sub(1) else {
+        txn.free(Pool::Misc, list_bytes(pages), list)?;
+        txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?;
+        return Ok(true);
+    };
+    let at = extent_at(list, last);
+    let (first, n) = (txn.get(at)?, txn.get(at.plus(8))?);
+    txn.free_run(first, n)?;
+    txn.set(list.plus(extents::COUNT), last)?;
+    Ok(false)
+}
+
+fn seg_stat<P: Platform>(txn: &Txn<'_, P>, object: &Object, c: &Caller) -> Result<SegStat> {
+    let cell = |o: u64| txn.get(object.at.plus(o));
+    let pid = |o: u64| Ok::<_, Error>(Identity(cell(o)?).pid_seen_by(c.who.peer()) as i32);
+    Ok(SegStat {
+        perm: object::perm(txn, object)?,
+        size: get64(txn, object.at.plus(seg::SIZE_LO), object.at.plus(seg::SIZE_HI))?,
+        atime: cell(seg::ATIME)?.into(),
+        dtime: cell(seg::DTIME)?.into(),
+        ctime: cell(obj::CTIME)?.into(),
+        cpid: pid(obj::CPID)?,
+        lpid: pid(seg::LPID)?,
+        nattch: cell(seg::NATTCH)?.into(),
+    })
+}
+
+/// `IPC_STAT`.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<SegStat> {
+    let object = object::find(r, Kind::Seg, id)?;
+    permit(r, c, object.at, 0o444)?;
+    r.transact(on, |txn| {
+        lock(txn, &object)?;
+        seg_stat(txn, &object, c)
+    })
+}
+
+/// `SHM_STAT` and, with `any`, `SHM_STAT_ANY`: by index; gives the id too.
+///
+/// # Errors
+/// `EINVAL`, `EACCES`.
+pub fn stat_index<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    index: i32,
+    any: bool,
+) -> Result<(i32, SegStat)> {
+    let object = object::at_index(r, Kind::Seg, index)?;
+    if !any {
+        permit(r, c, object.at, 0o444)?;
+    }
+    let stat = r.transact(on, |txn| {
+        lock(txn, &object)?;
+        seg_stat(txn, &object, c)
+    })?;
+    Ok((object.id(), stat))
+}
+
+/// `IPC_SET`.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`.
+pub fn set<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+) -> Result<()> {
+    let object = object::find(r, Kind::Seg, id)?;
+    r.transact(on, |txn| {
+        lock(txn, &object)?;
+        own(r, c, object.at)?;
+        object::set_perm(txn, &object, uid, gid, mode)
+    })
+}
+
+/// `IPC_RMID`: the key is free at once, the segment goes with its last attachment.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`.
+///
+/// # If the caller dies
+/// The segment is as before, or removed; its pages come back through the reaper.
+pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
+    let object = object::find(r, Kind::Seg, id)?;
+    r.transact(on, |txn| {
+        txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
+        let life = lock(txn, &object)?;
+        own(r, c, object.at)?;
+        if txn.get(object.at.plus(seg::NATTCH))? == 0 {
+            return destroy(txn, &object);
+        }
+        if life & 3 == obj::LIVE {
+            object::unlink_key(txn, Kind::Seg, &object)?;
+            let mode = txn.get(object.at.plus(obj::MODE))?;
+            txn.set(object.at.plus(obj::MODE), mode | flag::SHM_DEST)?;
+            txn.set(object.at.plus(obj::LIFE), life & !3 | obj::DOOMED)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    crate::reap::drop_held(r, on, on.id())
+}
+
+/// Limits and use.
+///
+/// # Errors
+/// The region is corrupt.
+pub fn info<P: Platform>(r: &Region<P>) -> Result<ShmInfo> {
+    let (used_ids, highest) = object::in_use(r, Kind::Seg)?;
+    Ok(ShmInfo {
+        shmmax: u64::from(r.limit(Limit::ShmmaxPages)?) * PAGE,
+        shmmni: r.limit(Limit::Shmmni)?,
+        shmall: r.limit(Limit::Shmall)?.into(),
+        used_ids,
+        pages: r.peek(Kind::Seg.dir().plus(dir::TOTAL))?.into(),
+        highest,
+    })
+}
+
+fn snapshot<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<Vec<Record>> {
+    let slot = r.element(Table::Tasks, id.index)?;
+    r.transact(on, |txn| {
+        txn.lock(slot.plus(task::LOCK))?;
+        if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
+            return Ok(Vec::new());
+        }
+        records(txn, slot)
+    })
+}
+
+/// Gives `child` what its parent has attached, as fork does. `child` must be registered.
+///
+/// # Errors
+/// `ENOMEM`: undo it by reaping the child's slot.
+pub fn inherit<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    parent: TaskId,
+    child: TaskId,
+) -> Result<()> {
+    let slot = r.element(Table::Tasks, parent.index)?;
+    let (peer, pid) = (r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
+    for found in snapshot(r, on, parent)? {
+        let at = r.object(Kind::Seg, found.seg)?;
+        let object = Object { index: found.seg, at, life: found.life << 2 | obj::LIVE };
+        r.transact(on, |txn| {
+            lock(txn, &object)?;
+            // The kernel, too, names the forking parent.
+            count(txn, &object, child, Identity::new(peer, pid), found.count)
+        })?;
+    }
+    Ok(())
+}
+
+/// Drops everything a task has attached, as exec and exit do.
+///
+/// # Errors
+/// The region is corrupt.
+///
+/// # If the caller dies
+/// The rest is still recorded; whoever reaps the task goes on.
+pub fn detach_all<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()> {
+    let slot = r.element(Table::Tasks, id.index)?;
+    let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
+    for found in snapshot(r, on, id)? {
+        match drop_attachments(r, on, id, who, found.seg, found.life, u32::MAX) {
+            // Another reaper was faster.
+            Ok(()) | Err(Error::Errno(Errno::EINVAL)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

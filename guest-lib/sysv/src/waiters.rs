@@ -1,0 +1,160 @@
+//! Lists of sleeping lanes, and the sleep itself.
+
+use crate::object::Object;
+use crate::{Errno, Error, Result};
+use vshmem_core::layout::{lane, waits};
+use vshmem_core::wait::{self, Waited};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+
+/// A doubly linked list of lanes: two cells of an object, two of each lane.
+#[derive(Clone, Copy)]
+pub(crate) struct List {
+    pub head: Offset,
+    pub tail: Offset,
+    pub kind: u32,
+}
+
+impl List {
+    /// Appends the transaction's own lane and makes it wait.
+    pub fn push<P: Platform>(
+        self,
+        txn: &mut Txn<'_, P>,
+        object: &Object,
+        c: &crate::Caller,
+    ) -> Result<()> {
+        let me = txn.lane();
+        let at = txn.region().lane(me)?;
+        let last = txn.get(self.tail)?;
+        for (cell, value) in [
+            (lane::WAIT_KIND, self.kind),
+            (lane::WAIT_OBJ, object.index),
+            (lane::WAIT_PREV, last),
+            (lane::WAIT_NEXT, 0),
+            (lane::WAIT_PEER, c.who.peer()),
+            (lane::WAIT_WHO, c.who.0),
+            (lane::WAIT_TASK, c.task.index),
+            (lane::STATUS, wait::WAITING),
+        ] {
+            txn.set(at.plus(cell), value)?;
+        }
+        match last.checked_sub(1) {
+            Some(last) => {
+                let last = txn.region().lane(LaneId(last))?;
+                txn.set(last.plus(lane::WAIT_NEXT), me.0 + 1)?;
+            }
+            None => txn.set(self.head, me.0 + 1)?,
+        }
+        Ok(txn.set(self.tail, me.0 + 1)?)
+    }
+
+    /// Takes `id` out.
+    pub fn remove<P: Platform>(self, txn: &mut Txn<'_, P>, id: LaneId) -> Result<()> {
+        let at = txn.region().lane(id)?;
+        let (prev, next) = (txn.get(at.plus(lane::WAIT_PREV))?, txn.get(at.plus(lane::WAIT_NEXT))?);
+        match prev.checked_sub(1) {
+            Some(prev) => {
+                let prev = txn.region().lane(LaneId(prev))?;
+                txn.set(prev.plus(lane::WAIT_NEXT), next)?;
+            }
+            None => txn.set(self.head, next)?,
+        }
+        match next.checked_sub(1) {
+            Some(next) => {
+                let next = txn.region().lane(LaneId(next))?;
+                txn.set(next.plus(lane::WAIT_PREV), prev)?;
+            }
+            None => txn.set(self.tail, prev)?,
+        }
+        Ok(txn.set(at.plus(lane::WAIT_KIND), waits::NONE)?)
+    }
+
+    /// Takes `id` out and gives it its outcome.
+    pub fn settle<P: Platform>(
+        self,
+        txn: &mut Txn<'_, P>,
+        id: LaneId,
+        outcome: core::result::Result<(), Errno>,
+    ) -> Result<()> {
+        self.remove(txn, id)?;
+        let status = outcome.map_or_else(|e| wait::FAILED + e as u32, |()| wait::DONE);
+        Ok(txn.set_status(id, status)?)
+    }
+
+    /// The first lane.
+    pub fn first<P: Platform>(self, txn: &Txn<'_, P>) -> Result<Option<LaneId>> {
+        self.valid(txn, txn.get(self.head)?)
+    }
+
+    /// The lane after `id`.
+    pub fn after<P: Platform>(self, txn: &Txn<'_, P>, id: LaneId) -> Result<Option<LaneId>> {
+        let at = txn.region().lane(id)?;
+        self.valid(txn, txn.get(at.plus(lane::WAIT_NEXT))?)
+    }
+
+    fn valid<P: Platform>(self, txn: &Txn<'_, P>, cell: u32) -> Result<Option<LaneId>> {
+        let Some(id) = cell.checked_sub(1).map(LaneId) else { return Ok(None) };
+        let at = txn.region().lane(id)?;
+        if txn.get(at.plus(lane::WAIT_KIND))? == self.kind {
+            Ok(Some(id))
+        } else {
+            Err(Corrupt::new(at, "lane queued that waits for something else").into())
+        }
+    }
+
+    /// All lanes, first in first; refuses a list longer than there are lanes.
+    pub fn each<P: Platform>(self, txn: &Txn<'_, P>) -> Result<Vec<LaneId>> {
+        let most = txn.region().table(vshmem_core::layout::Table::Lanes).count;
+        let mut all = Vec::new();
+        let mut next = self.first(txn)?;
+        while let Some(id) = next {
+            if all.len() as u64 == most {
+                return Err(Corrupt::new(self.head, "waiters form a circle").into());
+            }
+            all.push(id);
+            next = self.after(txn, id)?;
+        }
+        Ok(all)
+    }
+}
+
+/// Sleeps until served, removed, interrupted or late. `cancel` takes the lane out of its list if it
+/// is still in it and says whether it was.
+pub(crate) fn sleep<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    deadline: Option<u64>,
+    cancel: impl Fn(&mut Txn<'_, P>) -> Result<bool>,
+) -> Result<()> {
+    let why = match r.wait(on.id(), deadline)? {
+        Waited::Settled(status) => return outcome(status),
+        Waited::TimedOut => Errno::EAGAIN,
+        Waited::Interrupted => Errno::EINTR,
+    };
+    if r.transact(on, |txn| cancel(txn))? {
+        return Err(why.into());
+    }
+    // Served between the signal and the cancelling: the service counts.
+    outcome(r.peek(r.lane(on.id())?.plus(lane::STATUS))?)
+}
+
+fn outcome(status: u32) -> Result<()> {
+    match status {
+        wait::DONE | wait::IDLE => Ok(()),
+        failed => match failed.checked_sub(wait::FAILED).and_then(|e| Errno::from_raw(e as i32)) {
+            Some(errno) => Err(errno.into()),
+            None => Err(Error::Corrupt(Corrupt::new(Offset(failed.into()), "unknown wait status"))),
+        },
+    }
+}
+
+/// Takes a lane out of whatever list a call left it in that never returned (a jump out of a signal
+/// handler, a cancelled thread), and drops what it held. Call before such a lane is used again.
+///
+/// # Errors
+/// The region is corrupt.
+pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
+    let id = on.id();
+    r.settle_lane(id, true)?;
+    crate::reap::unqueue(r, on, id)?;
+    crate::reap::drop_held(r, on, id)
+}
