@@ -7,8 +7,10 @@
 //! - `conformance`: every program of `programs/` runs against the kernel and
 //!   against vshmem on the host; output and exit code must be equal.
 //! - `layers`: no manifest has an upward dependency.
+//! - `vm`: guests share a region with each other and with the host.
 
 pub mod build;
 pub mod diff;
+pub mod guests;
 pub mod run;
 pub mod session;

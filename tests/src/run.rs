@@ -28,7 +28,8 @@ impl Outcome {
     }
 }
 
-fn describe(status: ExitStatus) -> String {
+/// How a process ended, in words that compare.
+pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

@@ -67,7 +67,8 @@ impl Session {
         command
     }
 
-    fn processes(&self) -> Vec<Pid> {
+    /// The processes of this session that are alive.
+    pub fn processes(&self) -> Vec<Pid> {
         let mark = format!("{MARK}={}", self.runtime().display());
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -81,6 +82,12 @@ impl Session {
         }
         found
     }
+}
+
+/// A process in words: its pid and command line.
+pub fn describe(pid: Pid) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " "))
 }
 
 impl Drop for Session {

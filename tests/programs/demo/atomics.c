@@ -54,7 +54,8 @@ int main(int argc, char **argv)
     if (me == 0) {
         MUST(shmctl(shm, IPC_RMID, NULL));
         MUST(semctl(set, 0, IPC_RMID));
-    }
+    } else
+        await_removal(set);
     CHECK(got == want && cas == 3 * want, "updates were lost");
     return 0;
 }

@@ -7,6 +7,7 @@
  * does the killing can time them on one clock:
  *
  *     {"event":"held"}        the holder has both: kill it now
+ *     {"event":"holding"}     the same, from the holder itself
  *     {"event":"acquired"}    the watcher's blocked semop got the semaphore
  *     {"event":"detached"}    nattch is zero
  */
@@ -34,6 +35,8 @@ int main(int argc, char **argv)
         memset(p, 0x5a, 4096);
         strcpy(note.text, "held");
         MUST(msgsnd(MUST(msgget(key, 0)), &note, sizeof note.text, 0));
+        MUST(msgrcv(MUST(msgget(key, 0)), &note, sizeof note.text, 2, 0));
+        event("holding");
         for (;;)
             pause();
     }
@@ -50,6 +53,8 @@ int main(int argc, char **argv)
     CHECK(semctl(set, 0, GETVAL) == 0, "the semaphore is not held");
     CHECK(ds.shm_nattch == 1, "%lu attached, not 1", (unsigned long)ds.shm_nattch);
     event("held");
+    note.mtype = 2;
+    MUST(msgsnd(queue, &note, sizeof note.text, 0));
 
     struct timespec patience = { PATIENCE_SECONDS, 0 };
     MUST(semtimedop(set, &take, 1, &patience));

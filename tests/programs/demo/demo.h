@@ -111,6 +111,15 @@ UNUSED static int wait_for_set(key_t key)
     }
 }
 
+/* Waits until the maker of the set removes it, so that what comes next under
+ * the same key does not find the old one. */
+UNUSED static void await_removal(int set)
+{
+    if (up(set, 0, -32000) == -1 && (errno == EIDRM || errno == EINVAL))
+        return;
+    fail("waiting for the set's removal");
+}
+
 /* ---- percentiles, of every turn ---- */
 
 /* A clock that costs little in a guest too, where clock_gettime may be a

@@ -108,9 +108,10 @@ int main(int argc, char **argv)
     CHECK(sd.shm_segsz == sizeof *s, "the segment has another size");
     CHECK(sd.shm_nattch == 2 || me == 'a', "%lu attached, not 2", (unsigned long)sd.shm_nattch);
     CHECK(qd.msg_qnum == 0, "%lu messages are left", (unsigned long)qd.msg_qnum);
-    if (me == 'b')
+    if (me == 'b') {
         MUST(up(set, 1, 1));
-    else {
+        await_removal(set);
+    } else {
         MUST(up(set, 1, -3));
         MUST(shmctl(shm, IPC_RMID, NULL));
         MUST(semctl(set, 0, IPC_RMID));

@@ -114,6 +114,7 @@ int main(int argc, char **argv)
     /* Side 1 says that it is done; then side 0 removes everything. */
     if (me == 1) {
         MUST(up(set, 2, 1));
+        await_removal(set);
     } else {
         MUST(up(set, 2, -3));
         MUST(shmctl(shmget(key, 0, 0), IPC_RMID, NULL));

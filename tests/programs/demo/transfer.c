@@ -149,7 +149,9 @@ int main(int argc, char **argv)
     if (sending) {
         MUST(shmctl(shm, IPC_RMID, NULL));
         MUST(semctl(set, 0, IPC_RMID));
-    } else if (argc == 4) {
+    } else
+        await_removal(set);
+    if (!sending && argc == 4) {
         int fd = MUST(open(argv[3], O_WRONLY | O_CREAT | O_TRUNC, 0600));
         for (size_t n = 0; n < size;)
             n += (size_t)MUST(write(fd, data + n, size - n));
