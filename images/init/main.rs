@@ -173,9 +173,20 @@ fn serve(config: &Config, control: &mut File) -> Res<()> {
         Some(_) => Some(open_port("vshmem.stdin")?),
         None => None,
     };
-    let job = Job::start(config, stdin, out, err)?;
-    say(control, "started");
     watch_control(control, events.clone())?;
+    let mut complaint = err.try_clone().map_err(|e| format!("stderr port: {e}"))?;
+    let job = match Job::start(config, stdin, out, err) {
+        Ok(job) => job,
+        // As a shell has it: 127 not found, 126 found but not startable.
+        Err((code, why)) => {
+            let text = format!("vshmem: {why}\n");
+            let _ = complaint.write_all(text.as_bytes());
+            say(control, &format!("exit {code} 0 {}", text.len()));
+            await_bye(&inbox);
+            return Ok(());
+        }
+    };
+    say(control, "started");
     watch_children(events);
     supervise(config, control, job, agent, &inbox)
 }
@@ -239,6 +250,12 @@ fn supervise(
     let (out, err) = job.drain();
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     say(control, &format!("exit {code} {out} {err}"));
+    await_bye(inbox);
+    Ok(())
+}
+
+/// Waits until the host has all output and lets this guest go.
+fn await_bye(inbox: &Receiver<Event>) {
     let end = Instant::now() + PATIENCE;
     while let Ok(event) = inbox.recv_timeout(end.saturating_duration_since(Instant::now())) {
         match event {
@@ -247,7 +264,6 @@ fn supervise(
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// The command with its three streams.
@@ -259,9 +275,14 @@ struct Job {
 }
 
 impl Job {
-    fn start(config: &Config, stdin: Option<File>, out: File, err: File) -> Res<Job> {
+    fn start(
+        config: &Config,
+        stdin: Option<File>,
+        out: File,
+        err: File,
+    ) -> Result<Job, (u8, String)> {
         let [program, args @ ..] = config.args.as_slice() else {
-            return Err("no command given".to_string());
+            return Err((127, "no command given".to_string()));
         };
         let mut command = Command::new(program);
         command.args(args).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -269,7 +290,7 @@ impl Job {
         set_env(&mut command, config);
         let cwd = config.get("cwd").unwrap_or(OsStr::new("/"));
         fs::metadata(cwd)
-            .map_err(|e| format!("working directory {} in the guest: {e}", cwd.display()))?;
+            .map_err(|e| (126, format!("working directory {} in the guest: {e}", cwd.display())))?;
         command.current_dir(cwd);
         if let (Some(uid), Some(gid)) = (config.number("uid"), config.number("gid")) {
             command.uid(uid).gid(gid);
@@ -278,7 +299,8 @@ impl Job {
         // terminal's would.
         command.process_group(0);
         let mut child = command.spawn().map_err(|e| {
-            format!("command {} cannot be started in the guest: {e}", program.display())
+            let code = if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+            (code, format!("command {} cannot be started in the guest: {e}", program.display()))
         })?;
         let out = relay(child.stdout.take(), out);
         let err = relay(child.stderr.take(), err);

@@ -86,7 +86,8 @@ impl Cache {
     fn lock(&self, name: &str) -> Result<File> {
         let path = self.root.join(format!("lock.{}", file_name(name)));
         let file = File::create(&path).map_err(Error::file(&path))?;
-        file.lock().map_err(Error::file(&path))?;
+        let whole = rustix::fs::FlockOperation::LockExclusive;
+        rustix::fs::flock(&file, whole).map_err(|e| Error::file(&path)(e.into()))?;
         Ok(file)
     }
 }

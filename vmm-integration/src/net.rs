@@ -2,6 +2,8 @@ use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{Error, Result};
 
 /// How the guests of a segment reach each other.
@@ -137,7 +139,8 @@ impl Seat {
         for index in wanted.clone().filter(|n| (1..=places).contains(n)) {
             let path = dir.join(format!("{index}.lock"));
             let lock = File::create(&path).map_err(Error::file(&path))?;
-            if lock.try_lock().is_ok() {
+            let now = FlockOperation::NonBlockingLockExclusive;
+            if flock(&lock, now).is_ok() {
                 let link = NetLink::describe(spec, index, &dir);
                 return Ok(Seat { link, dir, _lock: lock });
             }

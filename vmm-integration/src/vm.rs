@@ -517,7 +517,12 @@ impl Shared {
                 self.say("bye");
             }
             FromGuest::Exit { code, out, err } => {
-                self.update(|s| s.exit = Some((code, out, err)));
+                self.update(|s| {
+                    // A command that could not be started has only an end.
+                    s.booted.get_or_insert(now);
+                    s.started.get_or_insert(now);
+                    s.exit = Some((code, out, err));
+                });
                 self.dismiss();
             }
             FromGuest::Unknown(text) => tracing::debug!(vm = self.name, "unknown line {text:?}"),
