@@ -5,6 +5,7 @@
 
 mod bench;
 mod cargo;
+mod demo;
 mod packages;
 mod stage;
 mod stages;
@@ -25,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Two guests run plain C programs over vshmem; every claim is checked.
+    Demo(demo::Options),
     /// Run every test there is; ends with one summary line.
     Test(suite::Options),
     /// Formatting, clippy and documentation, without a warning.
@@ -43,6 +46,7 @@ enum Task {
 
 fn run(task: Task) -> Result<bool> {
     match task {
+        Task::Demo(options) => demo::demo(&options),
         Task::Test(options) => suite::test(&options),
         Task::Check => suite::only(&["check"]),
         Task::Model => suite::only(&["loom"]),
