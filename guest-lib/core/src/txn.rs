@@ -66,7 +66,7 @@ const fn lock_word(seq: u64, lane: LaneId) -> u64 {
 /// One cell's next word: the new value under a tag grown by one.
 #[must_use]
 pub const fn next_cell(old: u64, value: u32) -> u64 {
-    ((old >> 32) as u32).wrapping_add(1) as u64 * (1 << 32) | value as u64
+    ((((old >> 32) as u32).wrapping_add(1) as u64) << 32) | value as u64
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -203,7 +203,7 @@ fn spin<P: Platform>(
         && r.peek(object.at.plus(queue::RECV_HEAD))? == 0
         && r.peek(object.at.plus(vshmem_core::layout::obj::LIFE))? == object.life
     {
-        if turn % 32 == 0 {
+        if turn.is_multiple_of(32) {
             let now = r.mem().now();
             let until = *until.get_or_insert_with(|| {
                 let spin = now.saturating_add(r.mem().spin());

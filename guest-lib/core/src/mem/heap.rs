@@ -25,7 +25,7 @@ impl HeapMem {
     }
 
     fn word(&self, at: Offset) -> Result<&AtomicU64, Corrupt> {
-        if at.0 % 8 != 0 {
+        if !at.0.is_multiple_of(8) {
             return Err(Corrupt::new(at, "misaligned offset"));
         }
         usize::try_from(at.0 / 8)

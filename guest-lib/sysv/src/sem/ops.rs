@@ -166,7 +166,7 @@ fn spin<P: Platform>(
             Fast::Slow => return Ok(None),
             Fast::Wait => {}
         }
-        if turn % 32 == 0 {
+        if turn.is_multiple_of(32) {
             let now = r.mem().now();
             let until = *until.get_or_insert_with(|| {
                 let spin = now.saturating_add(r.mem().spin());
