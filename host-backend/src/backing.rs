@@ -52,7 +52,9 @@ pub enum Error {
         expected: u64,
     },
     /// Another daemon has it.
-    #[error("region {region}: {path} is in use by another vshmemd (or its holder)")]
+    #[error(
+        "region {region}: {path} is in use: by another vshmemd, its holder, or a VM or task that still maps it"
+    )]
     InUse {
         /// Which region.
         region: String,

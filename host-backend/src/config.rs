@@ -177,6 +177,8 @@ pub struct Limits {
     pub msgmnb: Option<u32>,
     /// Attached tasks.
     pub tasks: Option<u32>,
+    /// Attached tasks of one user; root and the daemon's own are exempt.
+    pub tasks_per_uid: Option<u32>,
 }
 
 /// A region's name: 1 to 32 of `a-z 0-9 _ -`, so that it is a file name, a
@@ -395,6 +397,11 @@ impl Config {
             if regions.iter().any(|r| r.name == name) {
                 return Err(at(name_at, format!("region {name:?} is there twice", name = name.0)));
             }
+            let vectors = region.vectors.map_or(DEFAULT_VECTORS, |v| v.0);
+            if region.contents == Contents::Vshmem && vectors < DEFAULT_VECTORS {
+                let what = format!("region {name} needs at least 2 vectors: wake and control");
+                return Err(at(name_at, what));
+            }
             let path_at = region.path.as_ref().map(|p| p.span().start);
             let file = region.path.map(Spanned::into_inner);
             if let (Some(p), Some(offset)) = (&file, path_at) {
@@ -428,7 +435,7 @@ impl Config {
                 contents: region.contents,
                 backing,
                 prealloc: region.prealloc,
-                vectors: region.vectors.map_or(DEFAULT_VECTORS, |v| v.0),
+                vectors,
                 ivshmem: region.ivshmem,
                 max_vms: region.max_vms.map_or(MAX_VMS, |v| v.0),
                 allow_uids: region.allow_uids,
@@ -520,6 +527,7 @@ mod tests {
         refused("[[region]]\nname = \"A b\"\nsize = \"16M\"\n", 2, "a-z");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 257\n", 4, "1 to 256");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 0\n", 4, "1 to 256");
+        refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 1\n", 2, "at least 2");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\ncolour = 1\n", 4, "unknown field");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\npath = \"/x\"\n", 4, "no path");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nbacking = \"file\"\n", 2, "a path");

@@ -6,7 +6,7 @@ use crate::holder::Link;
 use crate::lock::Lock;
 use crate::poller::{Poller, Source};
 use crate::server::{Around, Server};
-use crate::service::{Open, Raw, RegionService, Services};
+use crate::service::{Open, Raw, RegionService, Services, Start};
 use crate::state::{RegionState, State, VERSION};
 use crate::sys::{read_signal, signal_fd};
 use crate::vault::{STATE, Tag, Vault, bound_to};
@@ -250,8 +250,9 @@ impl Daemon {
             Contents::Vshmem => Some(listener(attach, SocketType::SEQPACKET, true)?),
             Contents::Raw => None,
         };
+        let start = if memory.fresh { Start::Fresh } else { Start::Reopened };
         let attach_fd = attach.as_ref().map(AsFd::as_fd);
-        let mut service = open_service(services, region, memory.fd(), memory.fresh, attach_fd)?;
+        let mut service = open_service(services, region, memory.fd(), start, attach_fd)?;
         let memory_tag = self.vault.put(memory.fd().try_clone_to_owned()?);
         let attach = attach.map(|fd| self.vault.put(fd));
         let server = if region.ivshmem {
@@ -283,7 +284,7 @@ impl Daemon {
             bail!("region {}: the memory the holder has is not the region's", region.name);
         }
         let attach = state.attach.map(|tag| vault.fd(tag)).transpose()?;
-        let mut service = open_service(services, region, memory, false, attach)?;
+        let mut service = open_service(services, region, memory, Start::Resumed, attach)?;
         let server = match &state.server {
             Some(s) => {
                 Some(Server::resume(index, region, state.memory, s, vault, service.as_mut())?)
@@ -508,7 +509,7 @@ fn open_service(
     services: &dyn Services,
     region: &Region,
     memory: BorrowedFd<'_>,
-    fresh: bool,
+    start: Start,
     attach: Option<BorrowedFd<'_>>,
 ) -> anyhow::Result<Box<dyn RegionService>> {
     let Some(attach) = attach else { return Ok(Box::new(Raw)) };
@@ -516,7 +517,7 @@ fn open_service(
         region,
         memory: memory.try_clone_to_owned()?,
         read_only: backing::read_only(memory)?,
-        fresh,
+        start,
         attach: attach.try_clone_to_owned()?,
     };
     services.open(open).with_context(|| format!("region {}", region.name))

@@ -8,14 +8,16 @@
 //! runtime directory, each side checking that the other is of its own user.
 //!
 //! It leaves when told to (`vshmemd --shutdown`, or a daemon that stops for
-//! good), or when no daemon has been connected for the linger time and no
-//! process whose pidfd it was given as a witness (every VMM) is alive.
+//! good), or when no daemon has been connected for the linger time, no process
+//! whose pidfd it was given as a witness (every VMM) is alive, and no process
+//! that it can see maps the memory it holds.
 //!
 //! The protocol is one fixed-size packet for each request and each answer,
 //! with at most one descriptor beside it.
 
 use crate::vault::{Kept, Store, Tag, bound_to, send_with};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
@@ -300,7 +302,7 @@ fn wait_and_serve(listener: BorrowedFd<'_>, linger: Duration, store: &mut Store)
         let tick = Timespec::try_from(tick).ok();
         let mut wait = [PollFd::new(&listener, PollFlags::IN)];
         match poll(&mut wait, tick.as_ref()) {
-            Ok(0) if alone_since.elapsed() >= linger && !has_live_witness(store) => return Ok(()),
+            Ok(0) if alone_since.elapsed() >= linger && !is_used(store) => return Ok(()),
             Ok(0) | Err(Errno::INTR) => continue,
             Ok(_) => {}
             Err(e) => return Err(e.into()),
@@ -314,6 +316,32 @@ fn wait_and_serve(listener: BorrowedFd<'_>, linger: Duration, store: &mut Store)
         }
         alone_since = Instant::now();
     }
+}
+
+fn is_used(store: &Store) -> bool {
+    has_live_witness(store) || is_mapped(store)
+}
+
+/// Whether another process maps a file of the store. Root sees every process,
+/// a user those of its own: which are the ones that could have attached.
+fn is_mapped(store: &Store) -> bool {
+    let files: Vec<String> = store
+        .iter()
+        .filter_map(|(_, kept)| fstat(&kept.fd).ok())
+        .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+        .map(|stat| {
+            let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+            // As /proc/PID/maps has it, before the path.
+            format!(" {major:02x}:{minor:02x} {} ", stat.st_ino)
+        })
+        .collect();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|entry| {
+        let process = entry.file_name().to_str().is_some_and(|n| n.parse::<u32>().is_ok());
+        process
+            && std::fs::read_to_string(entry.path().join("maps"))
+                .is_ok_and(|maps| files.iter().any(|file| maps.contains(file)))
+    })
 }
 
 fn has_live_witness(store: &Store) -> bool {

@@ -13,18 +13,20 @@
 //! |---|---|
 //! | [`codec`] | the messages of the ivshmem protocol, no I/O |
 //! | [`server`] | who is told what, and when: the protocol's rules |
-//! | [`service`] | the seam to the part that knows a region's contents |
+//! | [`service`], [`endpoint`] | the seam to the part that knows a region's contents, and that part |
 //! | [`backing`] | the memory: memfd, hugetlbfs, file |
 //! | [`vault`], [`holder`], [`state`] | what survives a crash of the daemon |
 //! | [`config`], [`lock`], [`daemon`] | configuration, one daemon each, the loop |
 //!
-//! Not here: the format of a region, System V semantics, tasks.
+//! Not here: the format of a region, System V semantics, tasks; see
+//! `vshmem_core`, `vshmem_sysv` and `vshmem_endpoint`.
 #![deny(unsafe_code)]
 
 pub mod backing;
 pub mod codec;
 pub mod config;
 pub mod daemon;
+pub mod endpoint;
 pub mod holder;
 pub mod lock;
 pub mod poller;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use vshmem_host::config::Config;
 use vshmem_host::daemon::{self, Options};
+use vshmem_host::endpoint::Endpoints;
 use vshmem_host::{holder, sys};
 
 /// Serves vshmem regions to virtual machines, containers and processes.
@@ -112,7 +113,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     };
     let runtime_dir = absolute(&runtime_dir)?;
     let options = Options { config, runtime_dir, embedded };
-    daemon::run(options, &NoEndpoint, move || announce(ready_fd, args.ready_file.as_deref()))
+    daemon::run(options, &Endpoints, move || announce(ready_fd, args.ready_file.as_deref()))
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -187,15 +188,5 @@ fn notify_manager(text: &str) {
     let sent = address.and_then(|a| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &a));
     if let Err(e) = sent {
         tracing::warn!(error = %e, "cannot tell the service manager");
-    }
-}
-
-struct NoEndpoint;
-impl vshmem_host::service::Services for NoEndpoint {
-    fn open(
-        &self,
-        _: vshmem_host::service::Open<'_>,
-    ) -> anyhow::Result<Box<dyn vshmem_host::service::RegionService>> {
-        bail!("this build has no attach endpoint: set contents = \"raw\"")
     }
 }

@@ -20,6 +20,17 @@ pub struct Vm {
     pub ring: Vec<OwnedFd>,
 }
 
+/// Where a region's memory comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// It is new and holds only zeros.
+    Fresh,
+    /// A holder kept it: tasks and VMs use it now.
+    Resumed,
+    /// It is a file that nobody else has open: its users have all ended.
+    Reopened,
+}
+
 /// Everything a service needs to begin.
 #[derive(Debug)]
 pub struct Open<'a> {
@@ -29,8 +40,8 @@ pub struct Open<'a> {
     pub memory: OwnedFd,
     /// The same, for reading only, as tasks may be given it.
     pub read_only: OwnedFd,
-    /// Whether it holds only zeros and has to be formatted.
-    pub fresh: bool,
+    /// Where the memory comes from.
+    pub start: Start,
     /// The socket on which tasks attach; bound, listening, non-blocking.
     pub attach: OwnedFd,
 }

@@ -88,18 +88,6 @@ fn holder_of(host: &Host) -> u32 {
     pid.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// A count that is the same twenty times running.
-fn settled<T: PartialEq + Copy>(count: impl Fn() -> T) -> T {
-    let (mut last, mut times) = (count(), 0);
-    eventually("a steady count", || {
-        let now = count();
-        times = if now == last { times + 1 } else { 0 };
-        last = now;
-        times >= 20
-    });
-    last
-}
-
 #[test]
 fn client_that_reads_nothing_blocks_nobody_and_then_reads_everything_in_order() {
     let _watchdog = watchdog(60);

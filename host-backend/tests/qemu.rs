@@ -84,6 +84,11 @@ impl Qemu {
         open_files(self.child.id())
     }
 
+    /// The same once it has read all that was sent: it does so in its own time.
+    fn files_at_rest(&self) -> usize {
+        settled(|| self.files())
+    }
+
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -123,12 +128,12 @@ fn qemus_survive_a_killed_daemon_and_hear_of_vms_that_come_later() {
     let _watchdog = watchdog(90);
     let mut host = Host::start("");
     let mut first = Qemu::start(&host, "q1");
-    let before_second = first.files();
+    let before_second = first.files_at_rest();
     let mut second = Qemu::start(&host, "q2");
     eventually("the first has the second's eventfds", || first.files() == before_second + 2);
     host.restart_after_kill();
     first.assert_alive();
-    let (one, two) = (first.files(), second.files());
+    let (one, two) = (first.files_at_rest(), second.files_at_rest());
     let mut third = Qemu::start(&host, "q3");
     eventually("both have the third's eventfds", || {
         first.files() == one + 2 && second.files() == two + 2
@@ -147,7 +152,7 @@ fn qemu_survives_sixty_peers_that_come_and_go() {
     let _watchdog = watchdog(90);
     let mut host = Host::start("");
     let mut vm = Qemu::start(&host, "q1");
-    let before = vm.files();
+    let before = vm.files_at_rest();
     for round in 0..60 {
         FakeVm::join(&host.door(), 2);
         if round % 20 == 10 {

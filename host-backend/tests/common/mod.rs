@@ -41,6 +41,18 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A count that is the same twenty times running.
+pub fn settled<T: PartialEq + Copy>(count: impl Fn() -> T) -> T {
+    let (mut last, mut times) = (count(), 0);
+    eventually("a steady count", || {
+        let now = count();
+        times = if now == last { times + 1 } else { 0 };
+        last = now;
+        times >= 20
+    });
+    last
+}
+
 /// Waits for `fd`; false when nothing came within `limit`.
 pub fn readable(fd: impl AsFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).unwrap();
