@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tools::{decompress, run};
+use crate::tools::{ZSTD, decompress, run};
 use crate::{Cache, Error, Result};
 
 /// Which kernel a guest gets.
@@ -168,6 +168,11 @@ fn extract_vmlinux(image: &Path) -> Result<Vec<u8>> {
             bytes.get((sectors + 1) * 512 + offset..)?.get(..length).map(<[u8]>::to_vec)
         })
         .ok_or_else(|| malformed("its payload lies outside the file"))?;
+    let mut payload = payload;
+    if payload.starts_with(&ZSTD) {
+        // Kbuild appends the unpacked size, which zstd takes for a second frame.
+        payload.truncate(payload.len() - 4);
+    }
     let vmlinux = decompress(image, payload)?;
     if vmlinux.starts_with(b"\x7fELF") {
         Ok(vmlinux)

@@ -85,7 +85,8 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
     if out.status.success() {
         return Ok(out);
     }
-    let mut text = String::from_utf8_lossy(&out.stdout).into_owned();
+    // A filter's output is data, not words.
+    let mut text = String::from_utf8(out.stdout).unwrap_or_default();
     text.push_str(&String::from_utf8_lossy(&out.stderr));
     let tail: Vec<_> = text.trim().lines().rev().take(12).collect();
     Err(Error::Failed {
@@ -103,12 +104,15 @@ fn describe(command: &Command) -> String {
         .join(" ")
 }
 
+/// The first bytes of a zstd frame.
+pub(crate) const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// Unpacks xz, gzip or zstd by its magic number; other contents pass unchanged.
 pub(crate) fn decompress(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
     let program: &[&str] = match bytes.as_slice() {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => &["xz", "-dc", "--single-stream"],
         [0x1f, 0x8b, ..] => &["gzip", "-dc"],
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => &["zstd", "-dcq"],
+        _ if bytes.starts_with(&ZSTD) => &["zstd", "-dcq"],
         _ => return Ok(bytes),
     };
     // Through a file: a pipe for both directions needs a thread.
