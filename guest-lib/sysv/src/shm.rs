@@ -336,57 +336,51 @@ fn drop_attachments<P: Platform>(
 ) -> Result<()> {
     let object = Object { index, at: r.object(Kind::Seg, index)?, life: seq << 2 | obj::LIVE };
     let slot = r.element(Table::Tasks, id.index)?;
-    let doomed = r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
-    let settled = r.transact(on, |txn| {
-        if doomed {
-            txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
-        }
-        let state = lock(txn, &object);
-        txn.lock(slot.plus(task::LOCK))?;
-        if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
-            return Err(Error::from(Errno::EINVAL));
-        }
-        let found = records(txn, slot)?.into_iter().find(|r| r.is(&object));
-        let found = found.ok_or(Errno::EINVAL)?;
-        let gone = by.min(found.count);
-        if gone == found.count {
-            let next = txn.get(found.at.plus(record::NEXT))?;
-            match found.before {
-                Some(before) => txn.set(before.plus(record::NEXT), next)?,
-                None => txn.set(slot.plus(task::ATTACH), next)?,
+    let mut doomed = r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
+    loop {
+        let done = r.transact(on, |txn| {
+            if doomed {
+                txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
             }
-            txn.free(Pool::Misc, record::SIZE, found.at)?;
-        } else {
-            txn.set(found.at.plus(record::COUNT), found.count - gone)?;
-        }
-        let Ok(state) = state else { return Ok(true) };
-        let now = r.mem().seconds();
-        let left = txn.get(object.at.plus(seg::NATTCH))?.saturating_sub(gone);
-        txn.set(object.at.plus(seg::NATTCH), left)?;
-        txn.set(object.at.plus(seg::DTIME), now)?;
-        txn.set(object.at.plus(seg::LPID), who.0)?;
-        if left == 0 && state & 3 == obj::DOOMED {
-            if !doomed {
-                return Ok(false); // Removed meanwhile: that needs the directory's lock first.
+            let state = lock(txn, &object);
+            txn.lock(slot.plus(task::LOCK))?;
+            if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
+                return Err(Error::from(Errno::EINVAL));
             }
-            destroy(txn, &object)?;
+            let found = records(txn, slot)?.into_iter().find(|r| r.is(&object));
+            let found = found.ok_or(Errno::EINVAL)?;
+            let gone = by.min(found.count);
+            if gone == found.count {
+                let next = txn.get(found.at.plus(record::NEXT))?;
+                match found.before {
+                    Some(before) => txn.set(before.plus(record::NEXT), next)?,
+                    None => txn.set(slot.plus(task::ATTACH), next)?,
+                }
+                txn.free(Pool::Misc, record::SIZE, found.at)?;
+            } else {
+                txn.set(found.at.plus(record::COUNT), found.count - gone)?;
+            }
+            let Ok(state) = state else { return Ok(()) };
+            let now = r.mem().seconds();
+            let left = txn.get(object.at.plus(seg::NATTCH))?.saturating_sub(gone);
+            txn.set(object.at.plus(seg::NATTCH), left)?;
+            txn.set(object.at.plus(seg::DTIME), now)?;
+            txn.set(object.at.plus(seg::LPID), who.0)?;
+            if left == 0 && state & 3 == obj::DOOMED {
+                if !doomed {
+                    return Err(Errno::EIDRM.into());
+                }
+                destroy(txn, &object)?;
+            }
+            Ok(())
+        });
+        match done {
+            // Removed since we looked: the last one needs the directory's lock, and takes it first.
+            Err(Error::Errno(Errno::EIDRM)) => doomed = true,
+            Err(error) => return Err(error),
+            Ok(()) => return crate::reap::drop_held(r, on, on.id()),
         }
-        Ok(true)
-    })?;
-    if settled { crate::reap::drop_held(r, on, on.id()) } else { finish_doomed(r, on, &object) }
-}
-
-/// Destroys a doomed segment that nobody has attached any more.
-fn finish_doomed<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
-    r.transact(on, |txn| {
-        txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
-        let Ok(state) = lock(txn, object) else { return Ok(()) };
-        if state & 3 == obj::DOOMED && txn.get(object.at.plus(seg::NATTCH))? == 0 {
-            destroy(txn, object)?;
-        }
-        Ok::<_, Error>(())
-    })?;
-    crate::reap::drop_held(r, on, on.id())
+    }
 }
 
 /// Ends the segment; its pages are the lane's then, to be freed by `drop_held`.

@@ -301,3 +301,83 @@ fn a_sleeper_is_served_though_its_waker_dies_anywhere() {
         assert!(served.load(Ordering::Acquire));
     }
 }
+
+/// A task that has everything a reaper has to take back: adjustments on two sets, attachments of a
+/// living and of a removed segment, a message received and not copied.
+fn leave_everything(s: &Scene) {
+    let r = region(&s.mem);
+    let (c, on) = (&s.victim, &mut Lane::new(s.lane));
+    let other = sem::get(&r, on, c, 9, 1, CREATE).unwrap();
+    let ops = [SemBuf { num: 0, op: -3, flg: UNDO }, SemBuf { num: 1, op: 4, flg: UNDO }];
+    sem::op(&r, on, c, s.set, &ops, None).unwrap();
+    sem::op(&r, on, c, other, &[SemBuf { num: 0, op: 9, flg: UNDO }], None).unwrap();
+    shm::attach(&r, on, c, s.seg, 0o6).unwrap();
+    shm::attach(&r, on, c, s.seg, 0o6).unwrap();
+    let gone = shm::get(&r, on, c, 0, 5000, CREATE).unwrap();
+    shm::attach(&r, on, c, gone, 0o6).unwrap();
+    shm::remove(&r, on, c, gone).unwrap();
+    // Received, and dead before the copy: the store after the taking transaction's is its last.
+    for n in 0.. {
+        let doomed = dying(&s.mem);
+        doomed.mem().die_after(n);
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let _ = msg::recv(&doomed, &mut Lane::new(s.lane), c, s.queue, &mut [0; 9], 0, 0, None);
+        }));
+        let at = r.object(Kind::Queue, s.queue as u32 & 0x7fff).unwrap();
+        if r.peek(at.plus(vshmem_core::layout::queue::QNUM)).unwrap() == 0 {
+            return;
+        }
+    }
+}
+
+fn all_is_taken_back(s: &Scene) {
+    let r = region(&s.mem);
+    let mut on = endpoint(&r);
+    let (me, mut mine) = task(&r, &mut on, 30);
+    assert_eq!(sem::getall(&r, &mut mine, &me, s.set).unwrap(), [5, 5]);
+    let other = sem::get(&r, &mut mine, &me, 9, 0, 0).unwrap();
+    assert_eq!(sem::getval(&r, &mut mine, &me, other, 0).unwrap(), 0);
+    assert_eq!(shm::stat(&r, &mut mine, &me, s.seg).unwrap().nattch, 0);
+    assert_eq!(shm::info(&r).unwrap().used_ids, 1);
+    let mut buf = [0; 16];
+    let got = msg::recv(&r, &mut mine, &me, s.queue, &mut buf, 0, NOWAIT, None);
+    assert_eq!(got, Ok((7, 5)));
+    assert!(r.task(s.victim.task.index).unwrap().is_none_or(|t| t.id != s.victim.task));
+}
+
+#[test]
+fn a_reaper_that_dies_anywhere_is_continued_by_the_next() {
+    for n in 0.. {
+        let s = scene();
+        leave_everything(&s);
+        let doomed = dying(&s.mem);
+        let lane = endpoint(&region(&s.mem)).id();
+        doomed.mem().die_after(n);
+        let died = catch_unwind(AssertUnwindSafe(|| {
+            reap::task(&doomed, &mut Lane::new(lane), s.victim.task).unwrap();
+        }));
+        let r = region(&s.mem);
+        reap::task(&r, &mut endpoint(&r), s.victim.task).unwrap();
+        all_is_taken_back(&s);
+        if died.is_ok() {
+            return assert!(n > 100);
+        }
+    }
+}
+
+#[test]
+fn two_reapers_at_once_take_everything_back_once() {
+    for _ in 0..200 {
+        let s = scene();
+        leave_everything(&s);
+        let r = region(&s.mem);
+        let lanes = [endpoint(&r), endpoint(&r)];
+        std::thread::scope(|scope| {
+            for mut lane in lanes {
+                let (r, id) = (&r, s.victim.task);
+                scope.spawn(move || reap::task(r, &mut lane, id).unwrap());
+            }
+        });
+        all_is_taken_back(&s);
+    }
+}
