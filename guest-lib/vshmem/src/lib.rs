@@ -1,1 +1,50 @@
-//! System V IPC between virtual machines, containers and the host.
+//! System V IPC between virtual machines, containers and the host, for Rust programs.
+//!
+//! A [`Session`] makes the process a task of a region, through the endpoint of its kernel
+//! (`vshmemd` on the host, `vshmem agent` in a guest). Its calls then work on the region directly:
+//! an operation that need not wait makes no system call.
+//!
+//! ```no_run
+//! use vshmem::{Flags, Key, SemOp, Session};
+//!
+//! fn main() -> vshmem::Result<()> {
+//!     let session = Session::attach()?;
+//!     let lock = session.semaphores(Key(42), 1, Flags::CREATE.mode(0o600))?;
+//!     let shared = session.segment(Key(42), 4096, Flags::CREATE.mode(0o600))?.attach()?;
+//!     lock.op(&[SemOp::wait_zero(0), SemOp::add(0, 1).undo()])?;
+//!     shared.write(0, b"hello, other machine");
+//!     lock.op(&[SemOp::add(0, -1).undo()])
+//! }
+//! ```
+//!
+//! Non-goals: the C ABI and the preload (`vshmem-capi`), semantics (`vshmem-sysv`).
+//!
+//! ```text
+//!  Session ── semaphores · queue · segment        this crate's API
+//!    │ call: a lane of the calling thread
+//!  lanes ── fork ── pieces (segments mapped here)
+//!    │
+//!  Mapping: Mem + Park    link: the endpoint's socket, descriptors, doorbells
+//! ```
+
+mod credentials;
+mod error;
+mod fd;
+mod fork;
+mod lanes;
+mod link;
+mod lock;
+mod mapping;
+mod module;
+mod objects;
+mod pieces;
+mod session;
+mod sigcont;
+
+pub use error::{Error, Result};
+pub use mapping::Mapping;
+pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
+pub use pieces::Placement;
+pub use session::{Session, socket_from_environment, socket_of};
+/// What the calls do: for those who need every detail of them.
+pub use vshmem_sysv as sysv;

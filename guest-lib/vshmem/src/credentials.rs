@@ -1,0 +1,162 @@
+//! Who the calling process is, as permission checks need it.
+
+use std::mem::MaybeUninit;
+use vshmem_core::task::{Identity, TaskId};
+use vshmem_sysv::Caller;
+
+const CAP_IPC_OWNER: u32 = 15;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// One line of `/proc/self/uid_map`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Span {
+    inside: u32,
+    outside: u32,
+    count: u32,
+}
+
+/// How the ids of this process's user namespace read outside of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ids {
+    users: Vec<Span>,
+    groups: Vec<Span>,
+}
+
+/// What an id without a name outside reads as.
+const OVERFLOW: u32 = 65534;
+
+fn parse(text: &str) -> Vec<Span> {
+    let line = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().map(|f| f.parse().ok());
+        let mut next = || fields.next().flatten();
+        Some(Span { inside: next()?, outside: next()?, count: next()? })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn translate(spans: &[Span], id: u32) -> u32 {
+    if spans.is_empty() {
+        return id;
+    }
+    let of = |s: &Span| {
+        let n = id.checked_sub(s.inside).filter(|n| *n < s.count)?;
+        s.outside.checked_add(n)
+    };
+    spans.iter().find_map(of).unwrap_or(OVERFLOW)
+}
+
+impl Ids {
+    /// Read from `/proc`; where that is missing, ids are taken as they are.
+    pub fn read() -> Self {
+        let read = |path| parse(&std::fs::read_to_string(path).unwrap_or_default());
+        Self { users: read("/proc/self/uid_map"), groups: read("/proc/self/gid_map") }
+    }
+
+    /// Whether this is the initial namespace, or one that changes nothing: elsewhere root has no
+    /// powers over objects that outsiders share.
+    fn is_identity(&self) -> bool {
+        let plain = |spans: &[Span]| spans.iter().all(|s| s.inside == s.outside && s.count > 65536);
+        plain(&self.users) && plain(&self.groups)
+    }
+}
+
+/// The effective capabilities.
+fn capabilities() -> u64 {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: version 3 writes two of `Sets`; both structures are the kernel's.
+    let rc = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    if rc != 0 {
+        return 0;
+    }
+    u64::from(sets[1].effective) << 32 | u64::from(sets[0].effective)
+}
+
+fn groups() -> Vec<u32> {
+    // SAFETY: with no room the call only counts.
+    let n = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+    let mut groups = vec![0; usize::try_from(n).unwrap_or(0)];
+    if !groups.is_empty() {
+        // SAFETY: room for `n`; the call fails if there are more by now.
+        let n = unsafe { libc::getgroups(n, groups.as_mut_ptr()) };
+        groups.truncate(usize::try_from(n).unwrap_or(0));
+    }
+    groups
+}
+
+/// The caller as it is now.
+pub(crate) fn caller(task: TaskId, who: Identity, ids: &Ids) -> Caller {
+    // SAFETY: cannot fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let all = if ids.is_identity() { capabilities() } else { 0 };
+    let can = |cap: u32| all & (1 << cap) != 0;
+    Caller {
+        task,
+        who,
+        uid: translate(&ids.users, uid),
+        gid: translate(&ids.groups, gid),
+        groups: groups().into_iter().map(|g| translate(&ids.groups, g)).collect(),
+        ipc_owner: can(CAP_IPC_OWNER),
+        sys_admin: can(CAP_SYS_ADMIN),
+        sys_resource: can(CAP_SYS_RESOURCE),
+    }
+}
+
+/// Whether two callers have the same rights.
+pub(crate) fn same(a: &Caller, b: &Caller) -> bool {
+    (a.uid, a.gid, &a.groups) == (b.uid, b.gid, &b.groups)
+        && (a.ipc_owner, a.sys_admin, a.sys_resource) == (b.ipc_owner, b.sys_admin, b.sys_resource)
+}
+
+/// Threads of this process; more than one where it cannot be seen.
+pub(crate) fn threads() -> u64 {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a path with its end, and room for the result.
+    if unsafe { libc::stat(c"/proc/self/task".as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return u64::MAX;
+    }
+    // SAFETY: filled by the call. A directory links to itself, its parent, and each child.
+    #[allow(clippy::useless_conversion, reason = "the width differs between architectures")]
+    u64::from(unsafe { stat.assume_init() }.st_nlink).saturating_sub(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_user_namespace_are_translated_and_root_there_has_no_powers() {
+        let spans = parse("         0     100000      65536\n     65536  5  1\n");
+        assert_eq!(translate(&spans, 0), 100_000);
+        assert_eq!(translate(&spans, 65_535), 165_535);
+        assert_eq!(translate(&spans, 65_536), 5);
+        assert_eq!(translate(&spans, 70_000), OVERFLOW);
+        assert!(!Ids { users: spans.clone(), groups: spans }.is_identity());
+        let plain = parse("         0          0 4294967295\n");
+        assert_eq!(translate(&plain, 1000), 1000);
+        assert!(Ids { users: plain.clone(), groups: plain }.is_identity());
+    }
+
+    #[test]
+    fn a_new_thread_is_counted() {
+        let (tell, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || drop(wait.recv()));
+        assert!(threads() >= 2);
+        drop(tell);
+        thread.join().unwrap();
+    }
+}

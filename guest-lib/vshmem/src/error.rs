@@ -1,0 +1,115 @@
+//! What can go wrong between a program and its region.
+
+use std::io;
+use std::path::PathBuf;
+use vshmem_core::attach::BadMessage;
+use vshmem_core::format::FormatError;
+
+/// Why a call, or the attaching before it, failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// As the kernel's System V call would fail.
+    #[error(transparent)]
+    Call(#[from] vshmem_sysv::Error),
+    /// No endpoint answers.
+    #[error("no vshmem endpoint at {}: {cause}; start vshmemd (on the host) or `vshmem agent` (in a guest), or use `vshmem run`", .socket.display())]
+    NoEndpoint {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The endpoint said no.
+    #[error("the vshmem endpoint at {} refused: {text}", .socket.display())]
+    Refused {
+        /// Its socket.
+        socket: PathBuf,
+        /// The errno it gave.
+        status: u32,
+        /// Its words.
+        text: String,
+    },
+    /// The endpoint speaks something else.
+    #[error("at {}: {cause}", .socket.display())]
+    Protocol {
+        /// Its socket.
+        socket: PathBuf,
+        /// What is wrong.
+        cause: BadMessage,
+    },
+    /// What the endpoint handed out is no region.
+    #[error("the region behind {}: {cause}", .socket.display())]
+    Region {
+        /// The endpoint's socket.
+        socket: PathBuf,
+        /// What is wrong.
+        cause: FormatError,
+    },
+    /// The region could not be mapped.
+    #[error("cannot map {len} bytes of the region behind {}: {cause}", .socket.display())]
+    Map {
+        /// The endpoint's socket.
+        socket: PathBuf,
+        /// Bytes.
+        len: u64,
+        /// Why.
+        cause: io::Error,
+    },
+    /// All lanes are taken.
+    #[error(
+        "all {0} lanes of the region are taken (one per thread that uses it): give the region more tasks in its configuration"
+    )]
+    Lanes(u64),
+    /// Calls are nested deeper than there is room for.
+    #[error("more than {0} signal handlers nested inside vshmem calls of one thread")]
+    Nested(usize),
+    /// A segment of the endpoint's region could not be mapped here.
+    #[error("cannot map the segment: {0}")]
+    Segment(io::Error),
+    /// A process has only so many sessions.
+    #[error("more than {0} sessions in one process")]
+    Sessions(usize),
+}
+
+impl Error {
+    /// The errno a C program sees.
+    ///
+    /// | cause | errno |
+    /// |---|---|
+    /// | the call itself | the kernel's for that case; `EIO` for a corrupt region |
+    /// | no endpoint, or a strange one | `ENOSYS`: there is no System V IPC here |
+    /// | refused | what the endpoint said, `EACCES` as a rule |
+    /// | no lanes, no memory | `ENOMEM` |
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Call(e) => e.errno(),
+            Self::NoEndpoint { .. } | Self::Protocol { .. } | Self::Region { .. } => libc::ENOSYS,
+            Self::Refused { status, .. } => i32::try_from(*status).unwrap_or(libc::EACCES),
+            Self::Map { .. } | Self::Lanes(_) | Self::Nested(_) | Self::Sessions(_) => libc::ENOMEM,
+            Self::Segment(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
+        }
+    }
+
+    /// Whether this is about the session, not about the call: worth telling a person once.
+    #[must_use]
+    pub const fn is_session(&self) -> bool {
+        !matches!(self, Self::Call(_) | Self::Segment(_))
+    }
+}
+
+impl From<vshmem_core::Corrupt> for Error {
+    fn from(c: vshmem_core::Corrupt) -> Self {
+        Self::Call(c.into())
+    }
+}
+
+impl From<vshmem_sysv::Errno> for Error {
+    fn from(e: vshmem_sysv::Errno) -> Self {
+        Self::Call(e.into())
+    }
+}
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,158 @@
+//! What happens around `fork`.
+//!
+//! A child has its parent's mappings from its first instruction, so a child of a process with
+//! segments attached must count before it exists:
+//!
+//! 1. before: claim a task for the child, give it the parent's attachments ([`shm::inherit`]), and
+//!    send the endpoint one end of a socket pair: the connection of that task;
+//! 2. in the parent: close the other end. If there is no child, the endpoint sees the end of the
+//!    connection and frees the task;
+//! 3. in the child: say hello over it, so that the endpoint learns its pid.
+//!
+//! A child without attachments starts with nothing and attaches when it makes its first call. So
+//! does one made behind the C library's back (`clone`), which is recognised by its wiped page; its
+//! inherited attachments count from then on.
+
+use crate::credentials::Ids;
+use crate::error::{Error, Result};
+use crate::fd::Fd;
+use crate::link;
+use crate::session::{Seat, Shared};
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use vshmem_core::Region;
+use vshmem_core::attach::{Op, Request};
+use vshmem_core::layout::task;
+use vshmem_core::task::{NewTask, TaskId};
+use vshmem_sysv::{reap, shm};
+
+/// A child about to be born.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    task: TaskId,
+    near: Fd,
+}
+
+const SESSIONS: usize = 16;
+
+/// The sessions of this process, for the handlers, which get no argument.
+static SESSIONS_HERE: [AtomicPtr<Shared>; SESSIONS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; SESSIONS];
+static HANDLERS: Once = Once::new();
+
+pub(crate) fn register(shared: &Shared) -> Result<()> {
+    HANDLERS.call_once(|| {
+        // SAFETY: three functions that live as long as this code. When the C library has no memory
+        // for them, children are still recognised by their wiped page.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    });
+    let here = ptr::from_ref(shared).cast_mut();
+    let free = |slot: &&AtomicPtr<Shared>| {
+        // Release: `shared` is complete. Nothing is read through a failure.
+        slot.compare_exchange(ptr::null_mut(), here, Ordering::Release, Ordering::Relaxed).is_ok()
+    };
+    SESSIONS_HERE.iter().find(free).map(drop).ok_or(Error::Sessions(SESSIONS))
+}
+
+pub(crate) fn unregister(shared: &Shared) {
+    let here = ptr::from_ref(shared).cast_mut();
+    for slot in &SESSIONS_HERE {
+        // Relaxed: the session's owner lets no `fork` run beside its drop.
+        let _ = slot.compare_exchange(here, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+fn each(f: impl Fn(&Shared)) {
+    for slot in &SESSIONS_HERE {
+        // Acquire: pairs with the Release in `register`.
+        let at = slot.load(Ordering::Acquire);
+        // SAFETY: registered sessions are alive.
+        if let Some(shared) = unsafe { at.as_ref() } {
+            f(shared);
+        }
+    }
+}
+
+extern "C" fn before() {
+    each(|s| {
+        let pending = s.seated().filter(|_| !s.pieces.is_empty()).and_then(|seat| {
+            // Failing, the child counts its attachments itself with its first call.
+            announce(s, seat).ok()
+        });
+        if pending.is_some() {
+            s.lanes.thread().pending.set(pending);
+        }
+    });
+}
+
+extern "C" fn in_parent() {
+    each(|s| {
+        if s.seated().is_some() {
+            drop(s.lanes.thread().pending.take());
+        }
+    });
+}
+
+extern "C" fn in_child() {
+    each(|s| {
+        s.state.reopen();
+        s.link.reopen();
+        if s.state.lock().seat.is_none() {
+            return;
+        }
+        let pending = s.lanes.thread().pending.take();
+        s.lanes.forget();
+        s.link.lock().hang_up();
+        if let Some(pending) = pending {
+            be_born(s, pending);
+        }
+    });
+}
+
+/// Step 1.
+fn announce(s: &Shared, seat: &Seat) -> Result<Pending> {
+    let r = &seat.region;
+    let mut entered = s.lanes.enter(seat)?;
+    let lane = entered.lane();
+    let me = r.task(seat.task.index)?;
+    let comm = me.as_ref().map_or("", |t| &t.comm);
+    let uid = me.as_ref().map_or(0, |t| t.uid);
+    let new = NewTask { peer: seat.peer, pid: seat.pid, start: 0, uid, comm, state: task::CLAIMED };
+    let child = r.claim_task(lane, &new)?.ok_or(vshmem_sysv::Errno::ENOSPC)?;
+    let give_back = |lane: &mut _, e: Error| {
+        let _ = reap::task(r, lane, child);
+        Err(e)
+    };
+    if let Err(e) = shm::inherit(r, lane, seat.task, child) {
+        return give_back(lane, e.into());
+    }
+    let ask = Request { op: Op::Fork, a: child.index.into(), b: child.incarnation };
+    let sent = link::pair().and_then(|(near, far)| Ok((Fd::adopt(near)?, far)));
+    let (near, far) = match sent {
+        Ok(ends) => ends,
+        Err(e) => return give_back(lane, Error::Segment(e)),
+    };
+    match s.link.lock().ask(&ask, Some(far.as_raw_fd())) {
+        Ok(_) => Ok(Pending { task: child, near }),
+        Err(e) => give_back(lane, e),
+    }
+}
+
+/// Step 3.
+fn be_born(s: &Shared, pending: Pending) {
+    let mut state = s.state.lock();
+    let Some(parent) = state.seat else { return };
+    // SAFETY: kept by the state; this process's copy of it.
+    let parent = unsafe { parent.as_ref() };
+    if s.link.lock().hello(pending.near).is_err() {
+        // The endpoint will free the task; the first call attaches.
+        return;
+    }
+    let region =
+        Region::with_geometry(parent.region.mem().inherited(), parent.region.geometry().clone());
+    region.mem().enter(region.geometry());
+    let seat = Seat::new(region, pending.task, parent.peer, &Ids::read());
+    s.take(&mut state, seat);
+}

@@ -1,0 +1,204 @@
+//! Which lane a thread runs its calls on.
+//!
+//! A thread needs one; a signal handler that interrupts a call and makes calls of its own needs
+//! another, because the first is in the middle of a transaction. So every thread has a small stack
+//! of lanes, claimed when first needed and given back when the thread ends.
+//!
+//! A handler may also jump out (`siglongjmp`) and never come back. Its lane is recognised by the
+//! frame it was entered from: when a call comes from a frame that lies above, the one below is gone.
+
+use crate::error::{Error, Result};
+use crate::fork::Pending;
+use crate::session::Seat;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
+use vshmem_core::Lane;
+use vshmem_core::layout::Table;
+use vshmem_core::task::Owner;
+
+/// Calls nested in one thread.
+const DEPTH: usize = 8;
+/// Frames further apart than this are on different stacks.
+const STACK: usize = 1 << 20;
+
+struct Slot {
+    lane: UnsafeCell<Option<Lane>>,
+    frame: Cell<usize>,
+}
+
+/// One thread's lanes.
+pub(crate) struct Thread {
+    seat: Cell<*const Seat>,
+    depth: Cell<usize>,
+    slots: [Slot; DEPTH],
+    /// The child being made by the `fork` this thread is in.
+    pub pending: Cell<Option<Pending>>,
+}
+
+/// The threads' lanes of one session.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    key: libc::pthread_key_t,
+}
+
+/// A lane in use; given back when dropped.
+pub(crate) struct Entered<'a> {
+    thread: &'a Thread,
+    at: usize,
+}
+
+impl Lanes {
+    pub fn new() -> std::io::Result<Self> {
+        let mut key = 0;
+        // SAFETY: room for the key; `end` takes what `thread` stores.
+        match unsafe { libc::pthread_key_create(&raw mut key, Some(end)) } {
+            0 => Ok(Self { key }),
+            e => Err(std::io::Error::from_raw_os_error(e)),
+        }
+    }
+
+    /// The calling thread's lanes, of whichever process it was in last.
+    pub fn thread(&self) -> &Thread {
+        // SAFETY: the key exists as long as `self`.
+        let mut at = unsafe { libc::pthread_getspecific(self.key) }.cast::<Thread>();
+        if at.is_null() {
+            at = Box::into_raw(Box::new(Thread {
+                seat: Cell::new(ptr::null()),
+                depth: Cell::new(0),
+                slots: std::array::from_fn(|_| Slot {
+                    lane: UnsafeCell::new(None),
+                    frame: Cell::new(0),
+                }),
+                pending: Cell::new(None),
+            }));
+            // SAFETY: as above. Without memory for it the lanes are lost with this call, and the
+            // task's reaper finds them.
+            unsafe { libc::pthread_setspecific(self.key, at.cast()) };
+        }
+        // SAFETY: made above, now or earlier, and freed only by `end`, at the thread's end.
+        unsafe { &*at }
+    }
+
+    /// Takes a lane of `seat` for one call of the calling thread.
+    pub fn enter<'a>(&'a self, seat: &'a Seat) -> Result<Entered<'a>> {
+        let thread = self.thread();
+        if !ptr::eq(thread.seat.get(), seat) {
+            // Another process's: forgotten, not released.
+            thread.forget();
+            thread.seat.set(seat);
+        }
+        let here = ptr::from_ref(&thread).addr();
+        if thread.depth.get() > 0 {
+            thread.abandon_below(seat, here)?;
+        }
+        let at = thread.depth.get();
+        let Some(slot) = thread.slots.get(at) else { return Err(Error::Nested(DEPTH)) };
+        slot.frame.set(here);
+        thread.depth.set(at + 1);
+        // A handler that comes from here on takes the next slot.
+        compiler_fence(Ordering::SeqCst);
+        let entered = Entered { thread, at };
+        // SAFETY: slot `at` belongs to this call until `entered` is dropped.
+        let lane = unsafe { &mut *slot.lane.get() };
+        if lane.is_none() {
+            *lane = seat.region.claim_lane(Owner::Task(seat.task))?;
+            if lane.is_none() {
+                return Err(Error::Lanes(seat.region.table(Table::Lanes).count));
+            }
+        }
+        Ok(entered)
+    }
+
+    /// Leaves the calling thread without lanes, and without giving them back: they are gone.
+    pub fn forget(&self) {
+        self.thread().forget();
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        let mine = ptr::from_ref(self.thread()).cast_mut();
+        // SAFETY: the key is this session's own. Other threads' lanes go with the task.
+        unsafe { libc::pthread_key_delete(self.key) };
+        // SAFETY: made by `thread`; nothing refers to it any more.
+        drop(unsafe { Box::from_raw(mine) });
+    }
+}
+
+impl Entered<'_> {
+    /// The lane.
+    pub fn lane(&mut self) -> &mut Lane {
+        // SAFETY: slot `at` belongs to `self`, which is borrowed mutably; handlers that interrupt
+        // take higher ones.
+        let lane = unsafe { &mut *self.thread.slots[self.at].lane.get() };
+        lane.as_mut().expect("`enter` claimed it")
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        self.thread.depth.set(self.at);
+    }
+}
+
+impl Thread {
+    fn forget(&self) {
+        self.depth.set(0);
+        for slot in &self.slots {
+            // SAFETY: the lanes belong to another process by now; no call of this one uses them.
+            unsafe { *slot.lane.get() = None };
+        }
+    }
+
+    /// Takes back the lanes of calls whose frames no longer exist.
+    fn abandon_below(&self, seat: &Seat, here: usize) -> Result<()> {
+        let mut stack = MaybeUninit::<libc::stack_t>::zeroed();
+        // SAFETY: only asks.
+        unsafe { libc::sigaltstack(ptr::null(), stack.as_mut_ptr()) };
+        // SAFETY: zeroed, then filled by the call.
+        let stack = unsafe { stack.assume_init() };
+        let alternate = stack.ss_sp.addr()..stack.ss_sp.addr().saturating_add(stack.ss_size);
+        let on_alternate = stack.ss_flags & libc::SS_ONSTACK != 0;
+        while let Some(at) = self.depth.get().checked_sub(1) {
+            let frame = self.slots[at].frame.get();
+            let gone = match (on_alternate, alternate.contains(&frame)) {
+                (false, true) => true,
+                (true, false) => false,
+                _ => frame <= here && here - frame < STACK,
+            };
+            if !gone {
+                break;
+            }
+            // SAFETY: the call that used this slot will never run again.
+            if let Some(lane) = unsafe { &mut *self.slots[at].lane.get() } {
+                vshmem_sysv::abandon(&seat.region, lane)?;
+            }
+            self.depth.set(at);
+        }
+        Ok(())
+    }
+}
+
+/// The end of a thread: its lanes go back.
+extern "C" fn end(thread: *mut libc::c_void) {
+    // SAFETY: what `Lanes::thread` stored, handed back by the C library exactly once.
+    let thread = unsafe { Box::from_raw(thread.cast::<Thread>()) };
+    // SAFETY: seats are never freed while their session lives, and a session deletes its key first.
+    let Some(seat) = (unsafe { thread.seat.get().as_ref() }) else { return };
+    if !seat.is_current() {
+        return;
+    }
+    let in_use = thread.depth.get();
+    for (i, slot) in thread.slots.into_iter().enumerate() {
+        let Some(mut lane) = slot.lane.into_inner() else { continue };
+        // A thread that ended inside a call left its lane in the middle of something.
+        if i < in_use && vshmem_sysv::abandon(&seat.region, &mut lane).is_err() {
+            continue;
+        }
+        // A region too corrupt for this is the reaper's to report.
+        let _ = seat.region.release_lane(lane.id(), Owner::Task(seat.task));
+    }
+}

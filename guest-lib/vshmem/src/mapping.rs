@@ -1,0 +1,319 @@
+//! The region as this process maps it, and how its threads sleep and wake one another.
+
+use crate::error::{Error, Result};
+use crate::link::{Link, Way};
+use crate::lock::Lock;
+use crate::module;
+use crate::sigcont;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering as Atomic};
+use std::sync::{Arc, OnceLock};
+use vshmem_core::format::Geometry;
+use vshmem_core::layout::{REGION_BASE, Table, lane, peer, wake};
+use vshmem_core::mapped::MappedMem;
+use vshmem_core::mem::{Mem, Ordering, Park, Woken};
+use vshmem_core::{Corrupt, Offset};
+
+/// How long to spin for a value that another processor is about to write, before sleeping.
+const SPIN: u64 = 50_000;
+/// How often, at most, the processors and peers are counted again.
+const RECOUNT: u64 = 100_000_000;
+/// The longest single sleep. A futex wait without a deadline would be restarted by the kernel after
+/// a handler with `SA_RESTART`; one with a deadline gives EINTR, as System V calls must.
+const LONG: u64 = 3600 * 1_000_000_000;
+
+/// The mapped bytes of a region; unmapped with the last user.
+#[derive(Debug)]
+pub(crate) struct Span {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: an address and a length; who uses them is `MappedMem`'s business.
+unsafe impl Send for Span {}
+// SAFETY: as above.
+unsafe impl Sync for Span {}
+
+impl Span {
+    /// Maps the `len` bytes of region behind `fd`.
+    pub fn map(fd: RawFd, len: u64, socket: &Path) -> Result<Self> {
+        let failed = |cause| Error::Map { socket: socket.to_owned(), len, cause };
+        let invalid = || failed(io::Error::from_raw_os_error(libc::EINVAL));
+        let bytes = usize::try_from(len).ok().filter(|n| *n > 0 && n.is_multiple_of(4096));
+        let bytes = bytes.filter(|n| *n <= isize::MAX as usize).ok_or_else(invalid)?;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping where the kernel chooses disturbs nothing.
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, REGION_BASE as libc::off_t)
+        };
+        if at == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        // A core dump of one program must not carry everybody's data.
+        // SAFETY: the mapping made above.
+        unsafe { libc::madvise(at, bytes, libc::MADV_DONTDUMP) };
+        let base = NonNull::new(at.cast::<u8>()).ok_or_else(invalid)?;
+        Ok(Self { base, len: bytes })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length; the last user is gone.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Refuses a memfd shorter than its region: touching what is missing would be SIGBUS.
+pub(crate) fn check_length(fd: RawFd, len: u64, socket: &Path) -> Result<()> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: room for the result.
+    let rc = unsafe { libc::fstat(fd, stat.as_mut_ptr()) };
+    let failed = |cause| Error::Map { socket: socket.to_owned(), len, cause };
+    if rc != 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: filled by the call.
+    let stat = unsafe { stat.assume_init() };
+    let have = u64::try_from(stat.st_size).unwrap_or(0);
+    if stat.st_mode & libc::S_IFMT == libc::S_IFREG && have.saturating_sub(REGION_BASE) < len {
+        return Err(failed(io::Error::other(format!("the file has only {have} bytes"))));
+    }
+    Ok(())
+}
+
+/// A region mapped into this process: [`Mem`] over its bytes, [`Park`] over futexes (on the host)
+/// or the module's ioctls (in a guest).
+#[derive(Debug)]
+pub struct Mapping {
+    mem: MappedMem,
+    span: Arc<Span>,
+    link: Arc<Lock<Link>>,
+    module: bool,
+    me: u32,
+    tables: OnceLock<Geometry>,
+    spin: AtomicU64,
+    counted: AtomicU64,
+}
+
+impl Mapping {
+    /// A view of `span` for a task of peer `me`.
+    pub(crate) fn new(span: Arc<Span>, link: Arc<Lock<Link>>, module: bool, me: u32) -> Self {
+        // SAFETY: M1: `span` is kept beside it. M2: page-aligned, checked in `Span::map`. M3: the
+        // address is given to nobody else.
+        let mem = unsafe { MappedMem::new(span.base, span.len as u64) };
+        let (spin, counted) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self { mem, span, link, module, me, tables: OnceLock::new(), spin, counted }
+    }
+
+    /// The same bytes for a task of this process's child.
+    pub(crate) fn inherited(&self) -> Self {
+        Self::new(self.span.clone(), self.link.clone(), self.module, self.me)
+    }
+
+    /// Tells where the tables are, once they were checked.
+    pub(crate) fn enter(&self, tables: &Geometry) {
+        let _ = self.tables.set(tables.clone());
+    }
+
+    /// Leaves a wake for `id` in the bitmap of peer `to`, and rings there.
+    fn wake_there(&self, id: u32, to: u32) -> Result<()> {
+        let Some(geometry) = self.tables.get() else { return Ok(()) };
+        let place = |t: Table| geometry.tables[t as usize];
+        let (rows, peers) = (place(Table::Wake), place(Table::Peers));
+        if u64::from(id) >= place(Table::Lanes).count || u64::from(to) >= rows.count {
+            return Err(
+                Corrupt::new(peers.at, "wake for a lane or peer that does not exist").into()
+            );
+        }
+        // As `Region::post_wake`: leaf before summary, the drainer reads them the other way round.
+        let row = rows.at.index(to.into(), rows.stride);
+        let leaf = u64::from(id / 64);
+        self.mem.fetch_or(row.plus(wake::SUMMARY * 8).index(leaf, 8), 1 << (id % 64))?;
+        self.mem.fetch_or(row.index(leaf / 64, 8), 1 << (leaf % 64))?;
+        let there = peers.at.index(to.into(), peers.stride);
+        let state = self.mem.load(there.plus(peer::STATE), Ordering::Acquire)? as u32;
+        if self.module {
+            let fd = self.link.lock().region(Way::ReadWrite)?;
+            module::ring(fd, state >> 8 & 0xffff, peer::WAKE_VECTOR);
+            return Ok(());
+        }
+        let incarnation = self.mem.load(there.plus(peer::INCARNATION), Ordering::Acquire)?;
+        self.link.lock().ring(to, incarnation as u32)
+    }
+
+    /// Another kernel has tasks here: it may run while this one's only processor spins.
+    fn foreigners(&self) -> bool {
+        let Some(geometry) = self.tables.get() else { return false };
+        let peers = geometry.tables[Table::Peers as usize];
+        (0..peers.count).filter(|i| *i != u64::from(self.me)).any(|i| {
+            let at = peers.at.index(i, peers.stride).plus(peer::STATE);
+            // Relaxed: only a hint.
+            self.mem.load(at, Ordering::Relaxed).is_ok_and(|w| w as u32 & 0xff == peer::LIVE)
+        })
+    }
+
+    fn recount(&self) {
+        let now = self.now();
+        if now.wrapping_sub(self.counted.load(Atomic::Relaxed)) < RECOUNT {
+            return;
+        }
+        self.counted.store(now, Atomic::Relaxed);
+        let spin = if processors() > 1 || self.foreigners() { SPIN } else { 0 };
+        self.spin.store(spin, Atomic::Relaxed);
+    }
+}
+
+/// Processors this thread may use.
+fn processors() -> u32 {
+    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+    let size = std::mem::size_of::<libc::cpu_set_t>();
+    // SAFETY: `set` is `size` writable bytes.
+    let rc = unsafe { libc::sched_getaffinity(0, size, set.as_mut_ptr()) };
+    if rc != 0 {
+        // More processors than the set has room for.
+        return 2;
+    }
+    // SAFETY: zeroed before, filled by the call.
+    let set = unsafe { set.assume_init() };
+    // SAFETY: only reads the set.
+    u32::try_from(unsafe { libc::CPU_COUNT(&set) }).unwrap_or(1)
+}
+
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// How a sleep ended, by what the system call said.
+fn woken(errno: i32, timed: bool) -> Woken {
+    match errno {
+        0 | libc::EAGAIN => Woken::Maybe,
+        libc::ETIMEDOUT if timed => Woken::TimedOut,
+        libc::ETIMEDOUT => Woken::Maybe,
+        // Anything else (the device is gone) must not become an endless loop.
+        _ => Woken::Interrupted,
+    }
+}
+
+pub(crate) fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+impl Park for Mapping {
+    fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
+        self.recount();
+        let Ok(word) = self.mem.futex_word(at) else { return Woken::Interrupted };
+        let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
+        let timed = deadline.is_some();
+        let _continued = sigcont::Ends::sleep();
+        if self.module {
+            let Ok(fd) = self.link.lock().region(Way::ReadWrite) else { return Woken::Interrupted };
+            return woken(module::wait(fd, at, expected, until), timed);
+        }
+        let until = timespec(until);
+        // SAFETY: the futex word is mapped and aligned; the kernel only reads it and `until`.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT_BITSET,
+                expected,
+                &raw const until,
+                std::ptr::null::<u32>(),
+                libc::FUTEX_BITSET_MATCH_ANY,
+            )
+        };
+        woken(if rc < 0 { errno() } else { 0 }, timed)
+    }
+
+    fn wake(&self, lane: u32, at: Offset, peer: u32) {
+        if peer != self.me {
+            // A hint: the sleeper's own endpoint looks at its slots every second anyway.
+            let _ = self.wake_there(lane, peer);
+        } else if self.module {
+            if let Ok(fd) = self.link.lock().region(Way::ReadWrite) {
+                module::wake(fd, at);
+            }
+        } else if let Ok(word) = self.mem.futex_word(at) {
+            // SAFETY: the futex word is mapped; waking does not touch it.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+        }
+    }
+
+    fn now(&self) -> u64 {
+        let t = clock(libc::CLOCK_MONOTONIC);
+        (t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64)
+    }
+
+    #[inline]
+    fn seconds(&self) -> u32 {
+        clock(libc::CLOCK_REALTIME_COARSE).tv_sec as u32
+    }
+
+    fn spin(&self) -> u64 {
+        if self.spin.load(Atomic::Relaxed) == u64::MAX {
+            self.recount();
+        }
+        self.spin.load(Atomic::Relaxed)
+    }
+}
+
+#[inline]
+fn clock(id: libc::clockid_t) -> libc::timespec {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: room for the result; both clocks exist on every Linux.
+    unsafe { libc::clock_gettime(id, &raw mut t) };
+    t
+}
+
+impl Mem for Mapping {
+    #[inline]
+    fn len(&self) -> u64 {
+        self.mem.len()
+    }
+    #[inline]
+    fn load(&self, at: Offset, order: Ordering) -> std::result::Result<u64, Corrupt> {
+        self.mem.load(at, order)
+    }
+    #[inline]
+    fn store(&self, at: Offset, value: u64, order: Ordering) -> std::result::Result<(), Corrupt> {
+        self.mem.store(at, value, order)
+    }
+    #[inline]
+    fn cas(&self, at: Offset, old: u64, new: u64) -> std::result::Result<bool, Corrupt> {
+        self.mem.cas(at, old, new)
+    }
+    #[inline]
+    fn fetch_or(&self, at: Offset, bits: u64) -> std::result::Result<u64, Corrupt> {
+        self.mem.fetch_or(at, bits)
+    }
+    #[inline]
+    fn swap(&self, at: Offset, value: u64) -> std::result::Result<u64, Corrupt> {
+        self.mem.swap(at, value)
+    }
+    fn read_bytes(&self, at: Offset, to: &mut [u8]) -> std::result::Result<(), Corrupt> {
+        self.mem.read_bytes(at, to)
+    }
+    fn write_bytes(&self, at: Offset, from: &[u8]) -> std::result::Result<(), Corrupt> {
+        self.mem.write_bytes(at, from)
+    }
+    fn zero(&self, at: Offset, len: u64) -> std::result::Result<(), Corrupt> {
+        self.mem.zero(at, len)
+    }
+    fn relax(&self, i: u32) {
+        self.mem.relax(i);
+    }
+}
+
+const _: () = assert!(lane::STATUS.is_multiple_of(8));

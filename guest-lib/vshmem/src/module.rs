@@ -1,0 +1,30 @@
+//! Sleep, wake and doorbell through `/dev/vshmemN`.
+
+use std::os::fd::RawFd;
+use vshmem_core::Offset;
+use vshmem_core::layout::REGION_BASE;
+use vshmem_driver::raw;
+
+/// The device's offsets count from the start of its BAR, ours from the region's base.
+fn device(at: Offset) -> u64 {
+    at.plus(REGION_BASE).0
+}
+
+/// Sleeps while the word at `at` is `expected`, until `until` (monotonic nanoseconds); the errno of
+/// what ended it, 0 for a wake.
+pub(crate) fn wait(fd: RawFd, at: Offset, expected: u32, until: u64) -> i32 {
+    let second = 1_000_000_000;
+    let until = ((until / second).cast_signed(), (until % second).cast_signed());
+    raw::wait(fd, device(at), expected, Some(until)).map_or_else(|e| e.0, |()| 0)
+}
+
+/// Wakes a sleeper of this kernel.
+pub(crate) fn wake(fd: RawFd, at: Offset) {
+    // Of a device that is gone nobody sleeps.
+    let _ = raw::wake(fd, device(at), 1);
+}
+
+/// Rings another peer; again, when a signal ended the wait for a turn.
+pub(crate) fn ring(fd: RawFd, ivshmem: u32, vector: u32) {
+    while raw::ring(fd, ivshmem, vector).is_err_and(|e| e.0 == libc::EINTR) {}
+}

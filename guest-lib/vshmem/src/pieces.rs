@@ -1,0 +1,381 @@
+//! The segments attached to this process: where they are mapped, and the mapping itself.
+
+use crate::error::{Error, Result};
+use crate::link::Way;
+use crate::session::{Seat, Shared};
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use vshmem_core::layout::{PAGE, REGION_BASE};
+use vshmem_core::mem::Mem;
+use vshmem_core::{Corrupt, Offset};
+use vshmem_sysv::Errno;
+use vshmem_sysv::shm::{self, Attachment};
+
+const HUGE: usize = 2 << 20;
+const SLOTS: usize = 64;
+/// An address no mapping has: the slot is being filled or emptied.
+const BUSY: usize = 1;
+
+/// Where and how to attach, as `shmat` has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Placement {
+    /// The address, or anywhere.
+    pub at: Option<usize>,
+    /// Over whatever is mapped there.
+    pub replace: bool,
+    /// Without writing.
+    pub read_only: bool,
+    /// With executing.
+    pub execute: bool,
+}
+
+/// One attached segment.
+///
+/// | `at` | meaning | next |
+/// |---|---|---|
+/// | 0 | free | `BUSY`, by whoever swaps first |
+/// | `BUSY` | one thread fills or empties it | the address, or 0 |
+/// | address | attached there | `BUSY`, by whoever detaches first |
+#[derive(Debug)]
+struct Slot {
+    at: AtomicUsize,
+    len: AtomicUsize,
+    id: AtomicI32,
+    seg: AtomicU32,
+    life: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    slots: [Slot; SLOTS],
+    next: AtomicPtr<Chunk>,
+}
+
+impl Chunk {
+    const fn new() -> Self {
+        const EMPTY: Slot = Slot {
+            at: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            id: AtomicI32::new(0),
+            seg: AtomicU32::new(0),
+            life: AtomicU32::new(0),
+        };
+        Self { slots: [const { EMPTY }; SLOTS], next: AtomicPtr::new(ptr::null_mut()) }
+    }
+}
+
+/// All attached segments, without locks: a handler may attach while its thread attaches.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    first: Chunk,
+    count: AtomicUsize,
+}
+
+impl Pieces {
+    pub const fn new() -> Self {
+        Self { first: Chunk::new(), count: AtomicUsize::new(0) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let next = |chunk: &&Chunk| {
+            // Acquire: pairs with the Release in `free_slot`.
+            let next = chunk.next.load(Ordering::Acquire);
+            // SAFETY: null, or a chunk that lives as long as `self`.
+            unsafe { next.as_ref() }
+        };
+        std::iter::successors(Some(&self.first), next).flat_map(|c| &c.slots)
+    }
+
+    fn take(slot: &Slot, from: usize) -> bool {
+        // Acquire: the fields of whoever published the address. Nothing is read after a failure.
+        slot.at.compare_exchange(from, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn free_slot(&self) -> &Slot {
+        loop {
+            if let Some(slot) = self.slots().find(|s| Self::take(s, 0)) {
+                return slot;
+            }
+            let chunk = Box::into_raw(Box::new(Chunk::new()));
+            let mut at = &self.first;
+            loop {
+                // Release: the chunk is complete before it is found; Acquire: the other's is.
+                match at.next.compare_exchange(
+                    ptr::null_mut(),
+                    chunk,
+                    Ordering::Release,
+                    Ordering::Acquire,
+                ) {
+                    Ok(_) => break,
+                    // SAFETY: a published chunk lives as long as `self`.
+                    Err(other) => at = unsafe { &*other },
+                }
+            }
+        }
+    }
+
+    fn add(&self, at: usize, len: usize, id: i32, seg: u32, life: u32) {
+        let slot = self.free_slot();
+        slot.len.store(len, Ordering::Relaxed);
+        slot.id.store(id, Ordering::Relaxed);
+        slot.seg.store(seg, Ordering::Relaxed);
+        slot.life.store(life, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        // Release: the fields above are there when the address is.
+        slot.at.store(at, Ordering::Release);
+    }
+
+    fn clear(&self, slot: &Slot) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        // Release: whoever takes the slot next finds us done with it.
+        slot.at.store(0, Ordering::Release);
+    }
+
+    /// Forgets all of them: the task they belonged to has ended.
+    pub fn forget(&self) {
+        for slot in self.slots() {
+            let at = slot.at.load(Ordering::Relaxed);
+            if at > BUSY && Self::take(slot, at) {
+                self.clear(slot);
+            }
+        }
+    }
+
+    /// Unmaps all of them.
+    pub fn unmap_all(&self) {
+        for slot in self.slots() {
+            let at = slot.at.load(Ordering::Relaxed);
+            if at > BUSY && Self::take(slot, at) {
+                // SAFETY: the session ends, and its attachments (which borrow it) have ended.
+                unsafe { libc::munmap(at as *mut _, slot.len.load(Ordering::Relaxed)) };
+                self.clear(slot);
+            }
+        }
+    }
+
+    /// In a child that nobody announced: counts what it inherited as its own.
+    pub fn count_again(&self, shared: &Shared, seat: &Seat) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut entered = shared.lanes.enter(seat)?;
+        for slot in self.slots() {
+            if slot.at.load(Ordering::Acquire) <= BUSY {
+                continue;
+            }
+            let id = slot.id.load(Ordering::Relaxed);
+            // A segment that is gone by now needs no counting.
+            let _ = shm::attach(&seat.region, entered.lane(), seat.caller(), id, 0);
+        }
+        Ok(())
+    }
+
+    /// `shmat`: counts the attachment, then maps it.
+    pub fn attach(
+        &self,
+        shared: &Shared,
+        seat: &Seat,
+        id: i32,
+        place: Placement,
+    ) -> Result<(*mut u8, usize)> {
+        let mut entered = shared.lanes.enter(seat)?;
+        let access = 0o4 | u32::from(!place.read_only) << 1 | u32::from(place.execute);
+        let got = shm::attach(&seat.region, entered.lane(), seat.caller(), id, access)?;
+        match map(shared, seat, &got, place) {
+            Ok((at, len)) => {
+                if place.replace {
+                    self.cover(shared, seat, at as usize, len);
+                }
+                self.add(at as usize, len, id, got.seg, got.life);
+                Ok((at, usize::try_from(got.size).unwrap_or(len)))
+            }
+            Err(e) => {
+                // It was counted and is not mapped: not counted.
+                shm::detach(&seat.region, entered.lane(), seat.caller(), got.seg, got.life)?;
+                Err(e)
+            }
+        }
+    }
+
+    /// `shmdt`: unmaps what is attached at `at`; `false` if nothing is.
+    pub fn detach(&self, shared: &Shared, at: usize) -> Result<bool> {
+        if at <= BUSY {
+            return Ok(false);
+        }
+        let Some(slot) = self.slots().find(|s| Self::take(s, at)) else { return Ok(false) };
+        // SAFETY: this slot's mapping, which the caller wants gone.
+        unsafe { libc::munmap(at as *mut _, slot.len.load(Ordering::Relaxed)) };
+        let (seg, life) = (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
+        self.clear(slot);
+        self.release(shared, seg, life)?;
+        Ok(true)
+    }
+
+    fn release(&self, shared: &Shared, seg: u32, life: u32) -> Result<()> {
+        let Some(seat) = shared.seated() else { return Ok(()) };
+        let mut entered = shared.lanes.enter(seat)?;
+        Ok(shm::detach(&seat.region, entered.lane(), seat.caller(), seg, life)?)
+    }
+
+    /// What a mapping of `len` bytes at `at` has just replaced is no longer attached.
+    fn cover(&self, shared: &Shared, seat: &Seat, at: usize, len: usize) {
+        for slot in self.slots() {
+            let there = slot.at.load(Ordering::Acquire);
+            let inside = there >= at && there < at.saturating_add(len);
+            if !inside || slot.len.load(Ordering::Relaxed) > at + len - there {
+                continue;
+            }
+            if Self::take(slot, there) {
+                let (seg, life) =
+                    (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
+                self.clear(slot);
+                if let Ok(mut entered) = shared.lanes.enter(seat) {
+                    let lane = entered.lane();
+                    // A corrupt record is the reaper's to report.
+                    let _ = shm::detach(&seat.region, lane, seat.caller(), seg, life);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        let mut next = *self.first.next.get_mut();
+        while !next.is_null() {
+            // SAFETY: made by `Box` in `free_slot`; nobody uses it any more.
+            let mut chunk = unsafe { Box::from_raw(next) };
+            next = *chunk.next.get_mut();
+        }
+    }
+}
+
+fn segment(e: i32) -> Error {
+    Error::Segment(io::Error::from_raw_os_error(e))
+}
+
+/// The bytes of address space the segment takes, if its extents are what they must be.
+fn checked(seat: &Seat, got: &Attachment) -> Result<usize> {
+    let bad = |what| Error::from(Corrupt::new(Offset(got.seg.into()), what));
+    let len = got.size.checked_next_multiple_of(PAGE).ok_or_else(|| bad("segment too long"))?;
+    let mut pages = 0u64;
+    for e in &got.extents {
+        let end = (u64::from(e.first_page) + u64::from(e.pages)) * PAGE;
+        if e.pages == 0 || end > seat.region.mem().len() {
+            return Err(bad("extent outside the region"));
+        }
+        pages += u64::from(e.pages);
+    }
+    if pages * PAGE != len || len == 0 {
+        return Err(bad("extents do not make up their segment"));
+    }
+    usize::try_from(len).map_err(|_| bad("segment too long"))
+}
+
+/// A place of `len` bytes in the address space, with nothing in it; `align` modulo [`HUGE`] if the
+/// segment is big enough for huge pages.
+fn reserve(at: usize, len: usize, flags: i32, align: Option<usize>) -> Result<*mut u8> {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let room = len + if align.is_some() { HUGE } else { 0 };
+    // SAFETY: at an address only where the program asked for it, and then (`flags`) over what is
+    // there only if it asked for that as well.
+    let got = unsafe { libc::mmap(at as *mut _, room, libc::PROT_NONE, flags, -1, 0) };
+    if got == libc::MAP_FAILED {
+        return Err(segment(crate::mapping::errno()));
+    }
+    let got = got.cast::<u8>();
+    let Some(align) = align else { return Ok(got) };
+    let skip = align.wrapping_sub(got as usize) % HUGE;
+    // SAFETY: inside the reservation, which is `HUGE` longer than needed.
+    let start = unsafe { got.add(skip) };
+    if skip > 0 {
+        // SAFETY: the part before.
+        unsafe { libc::munmap(got.cast(), skip) };
+    }
+    if skip < HUGE {
+        // SAFETY: inside the reservation, as above.
+        let end = unsafe { start.add(len) };
+        // SAFETY: the part behind.
+        unsafe { libc::munmap(end.cast(), HUGE - skip) };
+    }
+    Ok(start)
+}
+
+/// Maps the segment piece by piece: nothing of the region beside it comes into reach.
+fn map(
+    shared: &Shared,
+    seat: &Seat,
+    got: &Attachment,
+    place: Placement,
+) -> Result<(*mut u8, usize)> {
+    let len = checked(seat, got)?;
+    let mut prot = libc::PROT_READ;
+    // A read-only view comes from the read-only descriptor, so that it cannot be made writable.
+    let way = if place.read_only { Way::ReadOnly } else { Way::ReadWrite };
+    prot |= if place.read_only { 0 } else { libc::PROT_WRITE };
+    prot |= if place.execute { libc::PROT_EXEC } else { 0 };
+    let mut link = shared.link.lock();
+    let fd = link.region(way)?;
+    let file = |page: u32| REGION_BASE + u64::from(page) * PAGE;
+    let first = got.extents.first().map_or(0, |e| file(e.first_page));
+    let fixed = match (place.at, place.replace) {
+        (None, _) => 0,
+        (Some(_), false) => libc::MAP_FIXED_NOREPLACE,
+        (Some(_), true) => libc::MAP_FIXED,
+    };
+    let at = place.at.unwrap_or(0);
+    if at.checked_add(len).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
+    let whole = got.extents.len() == 1 && (len < HUGE || place.at.is_some());
+    let (start, pieces_fixed) = if whole {
+        (at as *mut u8, fixed)
+    } else {
+        let align = (len >= HUGE && place.at.is_none()).then_some(first as usize % HUGE);
+        (reserve(at, len, fixed, align).map_err(in_the_way)?, libc::MAP_FIXED)
+    };
+    let (mut to, mut base) = (start, start);
+    for (i, e) in got.extents.iter().enumerate() {
+        let bytes = e.pages as usize * PAGE as usize;
+        let flags = libc::MAP_SHARED | pieces_fixed;
+        // SAFETY: anywhere, or inside what was reserved, or where the program asked for it.
+        let piece = unsafe {
+            libc::mmap(to.cast(), bytes, prot, flags, fd, file(e.first_page) as libc::off_t)
+        };
+        if piece == libc::MAP_FAILED || (place.at.is_some() && piece != to.cast()) {
+            let e = crate::mapping::errno();
+            if piece != libc::MAP_FAILED {
+                // A kernel before 4.17 takes the address for a hint.
+                // SAFETY: mapped just now.
+                unsafe { libc::munmap(piece, bytes) };
+            }
+            if !whole {
+                // SAFETY: the reservation and the pieces in it.
+                unsafe { libc::munmap(start.cast(), len) };
+            }
+            // What is in the way is the caller's mistake, as `shmat` sees it.
+            let busy = piece != libc::MAP_FAILED || e == libc::EEXIST;
+            return Err(segment(if busy { libc::EINVAL } else { e }));
+        }
+        if i == 0 {
+            base = piece.cast();
+            to = base;
+        }
+        to = to.wrapping_add(bytes);
+    }
+    if len >= HUGE {
+        // SAFETY: the mapping made above. Where there are no huge pages, nothing happens.
+        unsafe { libc::madvise(base.cast(), len, libc::MADV_HUGEPAGE) };
+    }
+    Ok((base, len))
+}
+
+/// `EEXIST` of a reservation is `shmat`'s `EINVAL`.
+fn in_the_way(e: Error) -> Error {
+    if e.errno() == libc::EEXIST { segment(libc::EINVAL) } else { e }
+}

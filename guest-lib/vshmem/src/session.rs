@@ -1,0 +1,448 @@
+//! A process's membership in a region.
+
+use crate::credentials::{self, Ids};
+use crate::error::{Error, Result};
+use crate::fd::FileId;
+use crate::fork;
+use crate::lanes::Lanes;
+use crate::link::{self, Link, Way};
+use crate::lock::Lock;
+use crate::mapping::{self, Mapping, Span};
+use crate::pieces::Pieces;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use vshmem_core::attach::{Op, Request};
+use vshmem_core::layout::{Table, task};
+use vshmem_core::mem::Mem;
+use vshmem_core::task::{Identity, Owner, TaskId};
+use vshmem_core::{Lane, Region};
+use vshmem_sysv::{Caller, reap};
+
+/// What one process has in the region. Kept until its session ends, also over forks: an
+/// interrupted call may still use it.
+pub(crate) struct Seat {
+    pub region: Region<Mapping>,
+    pub task: TaskId,
+    pub peer: u32,
+    pub pid: u32,
+    caller: AtomicPtr<Caller>,
+}
+
+impl Seat {
+    pub fn new(region: Region<Mapping>, task: TaskId, peer: u32, ids: &Ids) -> Self {
+        let pid = std::process::id();
+        let caller = credentials::caller(task, Identity::new(peer, pid), ids);
+        let caller = AtomicPtr::new(Box::into_raw(Box::new(caller)));
+        Self { region, task, peer, pid, caller }
+    }
+
+    #[inline]
+    pub fn caller(&self) -> &Caller {
+        // Acquire: pairs with the Release that published it.
+        // SAFETY: made by `Box`; replaced ones are kept by the session, as calls may still use them.
+        unsafe { &*self.caller.load(Ordering::Acquire) }
+    }
+
+    /// Whether the process is still the one that took the seat.
+    pub fn is_current(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { task, peer, pid, .. } = self;
+        f.debug_struct("Seat").field("task", task).field("peer", peer).field("pid", pid).finish()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box`, and nobody uses the seat any more.
+        drop(unsafe { Box::from_raw(*self.caller.get_mut()) });
+    }
+}
+
+/// A page that the kernel wipes in every child, however it was made: there the child finds no seat.
+#[derive(Debug)]
+pub(crate) struct Wiped {
+    page: ptr::NonNull<AtomicPtr<Seat>>,
+}
+
+const PAGE: usize = 4096;
+
+// SAFETY: the page holds one atomic, and lives as long as this value.
+unsafe impl Send for Wiped {}
+// SAFETY: as above.
+unsafe impl Sync for Wiped {}
+
+impl Wiped {
+    fn new() -> std::io::Result<Self> {
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new memory where the kernel chooses.
+        let at = unsafe { libc::mmap(ptr::null_mut(), PAGE, prot, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: the page made above. Without it (Linux before 4.14) `fork` alone is noticed.
+        unsafe { libc::madvise(at, PAGE, libc::MADV_WIPEONFORK) };
+        let page = ptr::NonNull::new(at.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Self { page })
+    }
+
+    #[inline]
+    fn cell(&self) -> &AtomicPtr<Seat> {
+        // SAFETY: mapped until `drop`, aligned, zeroed: a null pointer.
+        unsafe { self.page.as_ref() }
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), PAGE) };
+    }
+}
+
+/// What changes rarely, under a lock.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The seat taken last; in a child, the parent's, until it takes its own.
+    pub seat: Option<ptr::NonNull<Seat>>,
+    /// Seats and callers of before.
+    pub old_seats: Vec<ptr::NonNull<Seat>>,
+    callers: Vec<ptr::NonNull<Caller>>,
+    /// The mapping, and the file it is of.
+    span: Option<(Arc<Span>, FileId)>,
+    ids: Option<Ids>,
+}
+
+// SAFETY: the pointers are to heap memory that this state owns.
+unsafe impl Send for State {}
+
+/// The part of a session that has a fixed address, for `fork` to find.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub current: Wiped,
+    pub state: Lock<State>,
+    pub link: Arc<Lock<Link>>,
+    pub lanes: Lanes,
+    pub pieces: Pieces,
+}
+
+/// A process's membership in a region, through its kernel's endpoint.
+///
+/// One session serves all threads. It is `fork`-aware: a child of a process that has segments
+/// attached is registered before it is born and has them attached as well, any other child attaches
+/// when it makes its first call. Dropping the session detaches everything and applies `SEM_UNDO`,
+/// as the end of the process would.
+///
+/// # If the process dies
+/// Its endpoint does what dropping the session would have done.
+#[derive(Debug)]
+pub struct Session {
+    shared: Box<Shared>,
+}
+
+/// The socket that `VSHMEM_SOCKET` names.
+#[must_use]
+pub fn socket_from_environment() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: a string with its end. (`std::env` would take a lock that a handler may meet.)
+    let value = unsafe { libc::getenv(c"VSHMEM_SOCKET".as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: the environment's strings have an end; it is copied at once.
+    let value = unsafe { std::ffi::CStr::from_ptr(value) }.to_bytes();
+    (!value.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(value)))
+}
+
+/// The socket of region `name` on this machine, or the user's own default endpoint.
+#[must_use]
+pub fn socket_of(name: Option<&str>) -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    match name {
+        Some(name) => {
+            let dir = var("VSHMEM_RUNTIME_DIR").unwrap_or_else(|| "/run/vshmem".into());
+            dir.join(format!("{name}.sock"))
+        }
+        None => {
+            // SAFETY: cannot fail.
+            let uid = unsafe { libc::getuid() };
+            let own = || PathBuf::from(format!("/tmp/vshmem-{uid}"));
+            var("XDG_RUNTIME_DIR").map_or_else(own, |d| d.join("vshmem")).join("default.sock")
+        }
+    }
+}
+
+impl Session {
+    /// Attaches to the endpoint that `VSHMEM_SOCKET` names (as `vshmem run` sets it), else to the
+    /// user's default one.
+    ///
+    /// # Errors
+    /// No endpoint answers, it refuses, or its region cannot be used.
+    pub fn attach() -> Result<Self> {
+        Self::attach_to(&socket_from_environment().unwrap_or_else(|| socket_of(None)))
+    }
+
+    /// Attaches to region `name`.
+    ///
+    /// # Errors
+    /// As [`Session::attach`].
+    pub fn attach_region(name: &str) -> Result<Self> {
+        Self::attach_to(&socket_of(Some(name)))
+    }
+
+    /// Attaches to the endpoint at `socket`.
+    ///
+    /// # Errors
+    /// As [`Session::attach`].
+    pub fn attach_to(socket: &Path) -> Result<Self> {
+        let session = Self::later(socket)?;
+        session.seat()?;
+        Ok(session)
+    }
+
+    /// A session that attaches with its first call.
+    ///
+    /// # Errors
+    /// The process has too many sessions, or no memory.
+    pub fn later(socket: &Path) -> Result<Self> {
+        let failed = |cause| Error::Map { socket: socket.to_owned(), len: PAGE as u64, cause };
+        let shared = Box::new(Shared {
+            current: Wiped::new().map_err(failed)?,
+            state: Lock::new(State::default()),
+            link: Arc::new(Lock::new(Link::new(socket))),
+            lanes: Lanes::new().map_err(failed)?,
+            pieces: Pieces::new(),
+        });
+        fork::register(&shared)?;
+        Ok(Self { shared })
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// What a call needs that neither sleeps nor changes more than one word: no lane, no lock, no
+    /// system call. `None` until the process is attached.
+    #[inline]
+    #[must_use]
+    pub fn fast(&self) -> Option<(&Region<Mapping>, &Caller)> {
+        let seat = self.shared.seated()?;
+        Some((&seat.region, seat.caller()))
+    }
+
+    pub(crate) fn seat(&self) -> Result<&Seat> {
+        match self.shared.seated() {
+            Some(seat) => Ok(seat),
+            None => self.shared.sit_down(),
+        }
+    }
+
+    /// Runs `f` on a lane of the calling thread, attaching first if need be.
+    ///
+    /// # Errors
+    /// What `f` returned, or why there is no lane.
+    ///
+    /// # If the caller dies
+    /// As for what `f` does; every change of the region is one recoverable step.
+    pub fn call<T>(
+        &self,
+        f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
+    ) -> Result<T> {
+        let seat = self.seat()?;
+        let mut entered = self.shared.lanes.enter(seat)?;
+        Ok(f(&seat.region, entered.lane(), seat.caller())?)
+    }
+
+    /// As [`Session::call`], for `semop`: a stop and continuation of the process ends its sleep.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn call_semop<T>(
+        &self,
+        f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
+    ) -> Result<T> {
+        let _in = crate::sigcont::InSemop::new();
+        self.call(f)
+    }
+
+    /// Whether this process is attached.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.shared.seated().is_some()
+    }
+
+    /// Looks at the process's user, groups and capabilities again: to be called after changing
+    /// them. (The preload does so for every such call of the C library.)
+    pub fn credentials_changed(&self) {
+        self.shared.credentials_changed();
+    }
+
+    /// Has a child of this process that is known to be dead reaped, and waits until it is: what it
+    /// held is released when this returns, as it is when the kernel's `waitpid` returns. Costs
+    /// nothing in a process that is not attached.
+    pub fn child_died(&self, pid: u32) {
+        let Some(seat) = self.shared.seated() else { return };
+        let Ok(Some(child)) = task_of(seat, pid) else { return };
+        let ask = Request { op: Op::Reap, a: child.index.into(), b: child.incarnation };
+        // If the endpoint does not answer now, it will find out by itself.
+        let _ = self.shared.link.lock().ask(&ask, None);
+    }
+
+    /// Ends this process's task as its death would: applies `SEM_UNDO`, detaches. For the end of
+    /// the process; a later call would attach anew. Does nothing while other threads live, which
+    /// may be in the middle of a call: then it is the endpoint that sees the death.
+    pub fn leave(&self) {
+        if self.shared.seated().is_some_and(Seat::is_current) && credentials::threads() == 1 {
+            self.shared.stand_up();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.pieces.unmap_all();
+        if self.shared.seated().is_some_and(Seat::is_current) {
+            self.shared.stand_up();
+        }
+        fork::unregister(&self.shared);
+        let mut state = self.shared.state.lock();
+        let seats: Vec<_> = state.old_seats.drain(..).collect();
+        for seat in state.seat.take().into_iter().chain(seats) {
+            // SAFETY: made by `Box`; the session is borrowed mutably, so no call is under way.
+            drop(unsafe { Box::from_raw(seat.as_ptr()) });
+        }
+        for caller in std::mem::take(&mut state.callers) {
+            // SAFETY: as above.
+            drop(unsafe { Box::from_raw(caller.as_ptr()) });
+        }
+    }
+}
+
+/// The task of process `pid` of this kernel.
+fn task_of(seat: &Seat, pid: u32) -> vshmem_sysv::Result<Option<TaskId>> {
+    let r = &seat.region;
+    for index in 0..r.table(Table::Tasks).count as u32 {
+        let at = r.element(Table::Tasks, index)?;
+        let word = r.mem().load(at.plus(task::STATE), Ordering::Acquire)?;
+        let free = word & 0xff == task::FREE;
+        if !free && r.peek(at.plus(task::PID))? == pid && r.peek(at.plus(task::PEER))? == seat.peer
+        {
+            return Ok(Some(TaskId { index, incarnation: word >> 8 }));
+        }
+    }
+    Ok(None)
+}
+
+impl Shared {
+    #[inline]
+    pub fn seated(&self) -> Option<&Seat> {
+        // Acquire: pairs with the Release in `take`.
+        // SAFETY: null, or a seat that lives as long as the session.
+        unsafe { self.current.cell().load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Makes `seat` this process's.
+    pub fn take(&self, state: &mut State, seat: Seat) -> &Seat {
+        let seat = Box::into_raw(Box::new(seat));
+        let pointer = ptr::NonNull::new(seat).expect("a box is somewhere");
+        state.old_seats.extend(state.seat.replace(pointer));
+        // Release: the seat is complete before another thread finds it.
+        self.current.cell().store(seat, Ordering::Release);
+        // SAFETY: just made; freed with the session only.
+        unsafe { &*seat }
+    }
+
+    /// Attaches this process.
+    #[cold]
+    fn sit_down(&self) -> Result<&Seat> {
+        let mut state = self.state.lock();
+        if let Some(seat) = self.seated() {
+            return Ok(seat);
+        }
+        let mut link = self.link.lock();
+        // A child made behind the C library's back still has its parent's connection.
+        link.hang_up();
+        let reply = link.attach()?;
+        let module = link::is_module(&reply);
+        let fd = link.region(Way::ReadWrite)?;
+        let socket = link.socket().to_owned();
+        let file = link.region_file();
+        drop(link);
+        let span = match &state.span {
+            // The mapping of before (a parent's, or our own of before `leave`) is of the same file.
+            Some((span, of)) if Some(*of) == file && span.len() == reply.len => span.clone(),
+            _ => {
+                mapping::check_length(fd, reply.len, &socket)?;
+                Arc::new(Span::map(fd, reply.len, &socket)?)
+            }
+        };
+        let mapping = Mapping::new(span.clone(), self.link.clone(), module, reply.peer);
+        let region = Region::open(mapping)
+            .map_err(|cause| Error::Region { socket: socket.clone(), cause })?;
+        region.mem().enter(region.geometry());
+        let id = TaskId { index: reply.task, incarnation: reply.incarnation };
+        // The endpoint is trusted, yet a mistaken slot would undo somebody else's work.
+        region.element(Table::Tasks, id.index)?;
+        state.span = file.map(|file| (span, file));
+        let ids = state.ids.get_or_insert_with(Ids::read);
+        let seat = Seat::new(region, id, reply.peer, ids);
+        let seat = self.take(&mut state, seat);
+        drop(state);
+        self.pieces.count_again(self, seat)?;
+        Ok(seat)
+    }
+
+    /// Ends this process's task.
+    fn stand_up(&self) {
+        let Some(seat) = self.seated() else { return };
+        self.current.cell().store(ptr::null_mut(), Ordering::Release);
+        if let Ok(mut entered) = self.lanes.enter(seat) {
+            // What fails here the endpoint does when it sees the process dead.
+            let _ = reap::task(&seat.region, entered.lane(), seat.task);
+            let _ = seat.region.release_lane(entered.lane().id(), Owner::Task(seat.task));
+        }
+        self.lanes.forget();
+        self.pieces.forget();
+        self.link.lock().hang_up();
+    }
+
+    pub fn credentials_changed(&self) {
+        if self.seated().is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let ids = state.ids.get_or_insert_with(Ids::read).clone();
+        let Some(seat) = self.seated() else { return };
+        let now = seat.caller();
+        let new = credentials::caller(seat.task, now.who, &ids);
+        if credentials::same(now, &new) {
+            return;
+        }
+        // Calls under way may use the old one: it is kept, and used again when its rights return.
+        let mut old = ptr::NonNull::from(now);
+        let known = state.callers.iter_mut().find(|c| {
+            // SAFETY: made by `Box`, freed with the session only.
+            let known = unsafe { c.as_ref() };
+            credentials::same(known, &new) && known.task == new.task
+        });
+        let next = match known {
+            Some(known) => {
+                std::mem::swap(known, &mut old);
+                old
+            }
+            None => {
+                state.callers.push(old);
+                ptr::NonNull::from(Box::leak(Box::new(new)))
+            }
+        };
+        // Release: complete before another thread finds it.
+        seat.caller.store(next.as_ptr(), Ordering::Release);
+    }
+}
