@@ -230,7 +230,7 @@ tsc=reliable no_timer_check
         let mut boot = boot(Accel::Kvm);
         boot.ports.stdin = Some(14);
         boot.qboot = Some("/q.rom".into());
-        boot.net = Some(NetLink::describe(&NetSpec::new("n"), 2, Path::new("/r")));
+        boot.net = Some(NetLink::describe(&NetSpec::new("n"), 2, Path::new("/r"), None));
         let got = text(&qemu_args(&spec, &boot));
         for line in [
             "-cpu host\n-smp 3\n",

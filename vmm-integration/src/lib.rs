@@ -31,6 +31,7 @@ mod process;
 mod qemu;
 mod run;
 mod spec;
+mod tap;
 mod vm;
 mod wire;
 

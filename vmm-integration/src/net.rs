@@ -1,17 +1,24 @@
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::tap::{self, Tap};
 use crate::{Error, Result};
 
 /// How the guests of a segment reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetBackend {
-    /// Datagrams between two UNIX sockets: the fastest here that needs no
-    /// privilege, and the guests may start in any order. Two guests.
+    /// [`Tap`](NetBackend::Tap) where it works, else [`Pair`](NetBackend::Pair).
     #[default]
+    Auto,
+    /// Tap devices on a bridge, in a network namespace of the segment's own: the
+    /// fastest, with vhost where the host has it. Up to four guests; needs root.
+    Tap,
+    /// Datagrams between two UNIX sockets: needs no privilege, and the guests
+    /// may start in any order. Two guests.
     Pair,
     /// UDP multicast on the loopback interface. Up to four guests; other
     /// processes of the host can listen.
@@ -62,12 +69,17 @@ impl std::fmt::Display for NetLink {
 }
 
 impl NetLink {
-    /// Describes place `index` of the segment in `dir`.
+    /// Describes place `index` of the segment in `dir`; `tap` is the number of
+    /// the inherited descriptor, where there is one.
     #[must_use]
-    pub fn describe(spec: &NetSpec, index: u8, dir: &Path) -> NetLink {
+    pub fn describe(spec: &NetSpec, index: u8, dir: &Path, tap: Option<i32>) -> NetLink {
         let [high, low] = port_of(&spec.name).to_be_bytes();
         let netdev = match spec.backend {
-            NetBackend::Pair => {
+            NetBackend::Tap | NetBackend::Auto if tap.is_some() => {
+                let vhost = if Path::new("/dev/vhost-net").exists() { ",vhost=on" } else { "" };
+                format!("tap,id=net0,fd={}{vhost}", tap.unwrap_or(-1))
+            }
+            NetBackend::Tap | NetBackend::Auto | NetBackend::Pair => {
                 let end = |n: u8| escape(&dir.join(format!("{n}.sock")));
                 let (own, other) = (end(index), end(3 - index.min(2)));
                 format!(
@@ -107,6 +119,8 @@ fn port_of(name: &str) -> u16 {
 pub(crate) struct Seat {
     pub(crate) link: NetLink,
     dir: PathBuf,
+    fd: Option<OwnedFd>,
+    _namespace: Option<OwnedFd>,
     _lock: File,
 }
 
@@ -114,7 +128,16 @@ impl Seat {
     /// Takes a place. The lock files stay: removing one that somebody else is
     /// about to lock would give a place away twice.
     pub(crate) fn take(spec: &NetSpec) -> Result<Seat> {
-        Seat::take_in(&directory()?, spec)
+        let mut spec = spec.clone();
+        if spec.backend == NetBackend::Auto {
+            spec.backend = if tap::works() { NetBackend::Tap } else { NetBackend::Pair };
+        }
+        Seat::take_in(&directory()?, &spec)
+    }
+
+    /// The tap, for QEMU to inherit under its number.
+    pub(crate) fn take_fd(&mut self) -> Option<OwnedFd> {
+        self.fd.take()
     }
 
     fn take_in(root: &Path, spec: &NetSpec) -> Result<Seat> {
@@ -125,24 +148,38 @@ impl Seat {
             return Err(fail(what));
         }
         let kind = match spec.backend {
-            NetBackend::Pair => "pair",
+            NetBackend::Tap => "tap",
+            NetBackend::Pair | NetBackend::Auto => "pair",
             NetBackend::Multicast => "mcast",
         };
         // A directory per kind keeps guests apart that could not talk anyway.
         let dir = root.join(format!("{}.{kind}", spec.name));
         fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
         let places = match spec.backend {
-            NetBackend::Pair => 2,
-            NetBackend::Multicast => GUESTS,
+            NetBackend::Pair | NetBackend::Auto => 2,
+            NetBackend::Tap | NetBackend::Multicast => GUESTS,
         };
+        // Held while a place is taken, so that two guests that start together do
+        // not make two bridges.
+        let whole = dir.join("lock");
+        let _turn = File::create(&whole).map_err(Error::file(&whole))?;
+        flock(&_turn, FlockOperation::LockExclusive).map_err(|e| Error::file(&whole)(e.into()))?;
         let wanted = spec.index.map_or(1..=places, |n| n..=n);
         for index in wanted.clone().filter(|n| (1..=places).contains(n)) {
             let path = dir.join(format!("{index}.lock"));
             let lock = File::create(&path).map_err(Error::file(&path))?;
             let now = FlockOperation::NonBlockingLockExclusive;
             if flock(&lock, now).is_ok() {
-                let link = NetLink::describe(spec, index, &dir);
-                return Ok(Seat { link, dir, _lock: lock });
+                let tap = match spec.backend {
+                    NetBackend::Tap => Some(join_bridge(&dir, index, places).map_err(|e| {
+                        fail(format!("no tap device: {e}; it needs root, tun and bridge"))
+                    })?),
+                    _ => None,
+                };
+                let (fd, namespace) = tap.map(|t| (t.fd, t.namespace)).unzip();
+                let number = fd.as_ref().map(AsRawFd::as_raw_fd);
+                let link = NetLink::describe(spec, index, &dir, number);
+                return Ok(Seat { link, dir, fd, _namespace: namespace, _lock: lock });
             }
         }
         Err(fail(match (spec.index, spec.backend) {
@@ -150,17 +187,40 @@ impl Seat {
                 format!("place {n} is taken by a running guest")
             }
             (Some(n), _) => format!("there is no place {n}: it has places 1 to {places}"),
-            (None, NetBackend::Pair) => "both places are taken; for more than two guests start \
-                                         all of them with the multicast backend"
-                .to_string(),
-            (None, NetBackend::Multicast) => format!("all {places} places are taken"),
+            (None, NetBackend::Pair | NetBackend::Auto) => {
+                "both places are taken; for more than two guests start all of them as root, or \
+                 with the multicast backend"
+                    .to_string()
+            }
+            (None, NetBackend::Tap | NetBackend::Multicast) => {
+                format!("all {places} places are taken")
+            }
         }))
     }
 }
 
+/// Makes a tap where the segment's other guests have theirs.
+fn join_bridge(dir: &Path, index: u8, places: u8) -> std::io::Result<Tap> {
+    let at = |n: u8| dir.join(format!("{n}.ns"));
+    let of_running = |n: &u8| {
+        let lock = File::open(dir.join(format!("{n}.lock"))).ok()?;
+        // Only a place that somebody holds has a namespace that lives.
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .is_err()
+            .then(|| tap::find(&at(*n)))?
+    };
+    let others = (1..=places).filter(|n| *n != index);
+    let namespace = others.collect::<Vec<_>>().iter().find_map(of_running);
+    let tap = tap::make(index, namespace)?;
+    tap::publish(&at(index), &tap.namespace)?;
+    Ok(tap)
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.dir.join(format!("{}.sock", self.link.index)));
+        for kind in ["sock", "ns"] {
+            let _ = fs::remove_file(self.dir.join(format!("{}.{kind}", self.link.index)));
+        }
     }
 }
 
@@ -192,7 +252,8 @@ mod tests {
     fn the_two_ends_of_a_pair_name_each_other() {
         let spec = NetSpec::new("n");
         let dir = Path::new("/r");
-        let (a, b) = (NetLink::describe(&spec, 1, dir), NetLink::describe(&spec, 2, dir));
+        let (a, b) =
+            (NetLink::describe(&spec, 1, dir, None), NetLink::describe(&spec, 2, dir, None));
         assert!(a.netdev.ends_with("local.path=/r/1.sock,remote.type=unix,remote.path=/r/2.sock"));
         assert!(b.netdev.ends_with("local.path=/r/2.sock,remote.type=unix,remote.path=/r/1.sock"));
         assert_eq!(a.address.to_string(), "10.77.0.1");
@@ -202,7 +263,7 @@ mod tests {
     #[test]
     fn places_are_given_once_and_again_after_a_guest_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let spec = NetSpec::new("n");
+        let spec = NetSpec { backend: NetBackend::Pair, ..NetSpec::new("n") };
         let one = Seat::take_in(dir.path(), &spec).unwrap();
         let two = Seat::take_in(dir.path(), &spec).unwrap();
         assert_eq!((one.link.index, two.link.index), (1, 2));

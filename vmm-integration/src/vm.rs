@@ -156,12 +156,13 @@ impl Vm {
             Some(accel) => accel,
             None => choose_accel(&cache, &qemu, &kernel.vmlinux, &initrd)?,
         };
-        let seat = spec.net.as_ref().map(Seat::take).transpose()?;
+        let mut seat = spec.net.as_ref().map(Seat::take).transpose()?;
         let link = seat.as_ref().map(|s| s.link.clone());
         if let Some(link) = &link {
             tracing::info!(vm = spec.name, %link, "network");
         }
 
+        // What QEMU inherits, under the same numbers.
         let mut pairs = Vec::new();
         let mut pair = || -> Result<(UnixStream, i32)> {
             let (ours, theirs) = UnixStream::pair().map_err(Error::system("socketpair"))?;
@@ -171,6 +172,8 @@ impl Vm {
         };
         let (console, control, stdout, stderr) = (pair()?, pair()?, pair()?, pair()?);
         let stdin = if spec.stdin { Some(pair()?) } else { None };
+        let mut keep = pairs;
+        keep.extend(seat.as_mut().and_then(Seat::take_fd));
         let boot = Boot {
             version: qemu.version,
             kernel: kernel.vmlinux,
@@ -200,7 +203,7 @@ impl Vm {
         let at_end = Arc::clone(&shared);
         let args = qemu_args(spec, &boot);
         tracing::debug!(?args, "starting QEMU");
-        let (process, log) = Process::launch(&qemu.program, &args, pairs, move |status| {
+        let (process, log) = Process::launch(&qemu.program, &args, keep, move |status| {
             at_end.update(|s| s.ended = Some(status));
         })?;
         *lock(&shared.process) = Some(process);

@@ -197,15 +197,33 @@ fn a_newer_kernel_boots_where_the_package_sources_have_one() {
 }
 
 #[test]
-fn two_guests_of_a_network_talk_and_a_third_is_refused() {
+fn two_guests_of_a_network_talk_and_a_taken_place_is_refused() {
     let _guard = watchdog(120);
     talk(NetBackend::default(), 1);
 }
 
 #[test]
-fn four_guests_start_together_and_talk() {
+fn four_guests_without_privilege_start_together_and_talk() {
     let _guard = watchdog(180);
     talk(NetBackend::Multicast, 3);
+}
+
+#[test]
+fn two_guests_without_privilege_talk() {
+    let _guard = watchdog(120);
+    talk(NetBackend::Pair, 1);
+}
+
+#[test]
+fn four_guests_on_a_bridge_talk_and_leave_no_device_behind() {
+    let _guard = watchdog(180);
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT TESTED: tap devices need root");
+        return;
+    }
+    let before = fs::read_to_string("/proc/net/dev").unwrap().lines().count();
+    talk(NetBackend::Tap, 3);
+    assert_eq!(fs::read_to_string("/proc/net/dev").unwrap().lines().count(), before);
 }
 
 /// One guest serves, the others ask it.
