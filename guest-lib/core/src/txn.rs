@@ -363,11 +363,15 @@ impl<'a, P: Platform> Txn<'a, P> {
         self.write(at, |_| new, false)
     }
 
-    /// Will write `value` into the cell at `at`.
+    /// Will write `value` into the cell at `at`; nothing if it holds it already, which the lock
+    /// keeps true until the commit.
     ///
     /// # Errors
     /// The journal is full, or `at` is outside.
     pub fn set(&mut self, at: Offset, value: u32) -> Result<(), Corrupt> {
+        if self.get(at)? == value {
+            return Ok(());
+        }
         self.write(at, |old| next_cell(old, value), false)
     }
 

@@ -37,7 +37,8 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
     let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     sem::apply_undo(r, on, slot, who)?;
     r.set_task_state(id, task::FREE)?;
-    Ok(())
+    // It may have died between its own step and the hand-offs that step made possible.
+    rescan(r, on, who.peer())
 }
 
 /// Frees the lanes of a dead (or replaced) owner. The reaper's own lane, if among them, stays.
