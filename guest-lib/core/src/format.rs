@@ -127,7 +127,6 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     let segs = (len / 32_768).clamp(64, 4096);
     let buckets = |n: u64| n.next_power_of_two();
     let cells = |n: u64| n.div_ceil(32);
-    let wake_row = (wake::SUMMARY * 8 + tasks.div_ceil(64) * 8).next_multiple_of(128);
     let all_pages = len / PAGE;
     let mut tables = [Place::default(); TABLES];
     let mut at = sb::SIZE;
@@ -138,7 +137,7 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
         at
     };
     put(Table::Peers, peer::STRIDE, peer::COUNT, 4096);
-    put(Table::Wake, wake_row, peer::COUNT, 128);
+    put(Table::Wake, wake::STRIDE, peer::COUNT, 128);
     put(Table::Tasks, task::STRIDE, tasks, 4096);
     put(Table::Owners, 8, tasks, 4096);
     put(Table::Lanes, lane::STRIDE, tasks, 4096);

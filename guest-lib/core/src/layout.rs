@@ -20,6 +20,40 @@ pub const PAGE_SHIFT: u32 = 12;
 /// A page of a segment, in bytes.
 pub const PAGE: u64 = 1 << PAGE_SHIFT;
 
+/// Constants that C code needs, as a header: `VSHMEM_` and the name in capitals.
+#[must_use]
+pub fn c_header() -> String {
+    use std::fmt::Write;
+    let mut text = String::from(
+        "/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */\n\
+         /* Made from guest-lib/core/src/layout.rs by `cargo run -p vshmem-core --example header`. */\n\
+         #ifndef VSHMEM_REGION_H\n#define VSHMEM_REGION_H\n\n",
+    );
+    for (name, value) in [
+        ("REGION_VERSION", u64::from(VERSION)),
+        ("REGION_MAGIC", MAGIC),
+        ("REGION_BASE", REGION_BASE),
+        ("PAGE_SHIFT", PAGE_SHIFT.into()),
+        ("PEER_STRIDE", peer::STRIDE),
+        ("PEER_COUNT", peer::COUNT),
+        ("PEER_EMPTY", peer::EMPTY.into()),
+        ("PEER_LIVE", peer::LIVE.into()),
+        ("PEER_DEAD", peer::DEAD.into()),
+        ("PEER_HOST_IVSHMEM", peer::HOST_IVSHMEM.into()),
+        ("VECTOR_WAKE", peer::WAKE_VECTOR.into()),
+        ("VECTOR_CONTROL", peer::CONTROL_VECTOR.into()),
+        ("WAKE_SUMMARY_WORDS", wake::SUMMARY),
+        ("WAKE_STRIDE", wake::STRIDE),
+        ("LANES_MAX", wake::MAX_LANES),
+        ("LANE_STRIDE", lane::STRIDE),
+        ("LANE_STATUS", lane::STATUS),
+    ] {
+        let _ = writeln!(text, "#define VSHMEM_{name}\t{value:#x}");
+    }
+    text.push_str("\n#endif\n");
+    text
+}
+
 /// Feature bits this code knows; an unknown bit of `INCOMPAT` refuses the region.
 pub const FEATURES_INCOMPAT: u64 = 0;
 /// As [`FEATURES_INCOMPAT`], but only writing is refused.
@@ -221,9 +255,12 @@ pub mod peer {
 
 /// A peer's wake bitmap: which of its lanes somebody wants to wake. Hints only.
 pub mod wake {
-    /// Summary words before the leaf words.
+    /// Summary words; 64 leaf words for each follow.
     pub const SUMMARY: u64 = 8;
-    /// Lanes a region may have: what the summary covers, and what a lock word has bits for.
+    /// Bytes from one peer's bitmap to the next.
+    pub const STRIDE: u64 = (SUMMARY * 8 * 65).next_multiple_of(128);
+    /// Lanes a region may have: half of what the summary covers, and what an owner word has bits
+    /// for.
     pub const MAX_LANES: u64 = SUMMARY * 64 * 64 / 2 - 1;
 }
 
