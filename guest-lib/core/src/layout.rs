@@ -345,15 +345,15 @@ pub mod lane {
     /// Words: the operations of a waiting `semop`, one each.
     pub const OPS: u64 = 0x200;
     /// Operations at the most. (The model checker gets small lanes: it pays for every word.)
-    pub const MAX_OPS: usize = if cfg!(loom) { 0 } else { 500 };
+    pub const MAX_OPS: usize = if cfg!(loom) { 2 } else { 500 };
     /// Journal entries: {offset and flags, old, new}.
-    pub const JOURNAL_ENTRY: u64 = if cfg!(loom) { 0x200 } else { 0x1200 };
+    pub const JOURNAL_ENTRY: u64 = if cfg!(loom) { 0x210 } else { 0x1200 };
     /// Journal entries at the most.
-    pub const MAX_ENTRIES: usize = if cfg!(loom) { 4 } else { 1100 };
+    pub const MAX_ENTRIES: usize = if cfg!(loom) { 24 } else { 1100 };
     /// Bytes per journal entry.
     pub const ENTRY_SIZE: u64 = 24;
     /// Bytes per lane.
-    pub const STRIDE: u64 = if cfg!(loom) { 0x280 } else { 0x8000 };
+    pub const STRIDE: u64 = if cfg!(loom) { 0x480 } else { 0x8000 };
     const _: () = assert!(OPS + 8 * MAX_OPS as u64 <= JOURNAL_ENTRY);
     const _: () = assert!(JOURNAL_ENTRY + MAX_ENTRIES as u64 * ENTRY_SIZE <= STRIDE);
 }

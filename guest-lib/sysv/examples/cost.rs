@@ -48,7 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let spec = Spec::for_file("cost", MIN_FILE)?;
     let region = Region::format(HeapMem::new(spec.len), &spec)?;
-    let mut on = region.claim_lane(Owner::Endpoint { peer: 0, incarnation: 0 })?.ok_or("no lane")?;
+    let mut on =
+        region.claim_lane(Owner::Endpoint { peer: 0, incarnation: 0 })?.ok_or("no lane")?;
     let cells = region.table(vshmem_core::layout::Table::Pages).at;
     for writes in [0u64, 1, 4, 16] {
         let ns = median(|| {

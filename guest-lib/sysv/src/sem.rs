@@ -7,6 +7,8 @@
 //! operation then goes through the transaction that serves the waiters.
 
 mod ctl;
+#[cfg(all(test, loom))]
+mod model;
 mod ops;
 mod undo;
 

@@ -186,6 +186,7 @@ mod plain {
 #[cfg(loom)]
 mod model {
     use super::*;
+    use crate::mem::Mem;
 
     fn explore(f: impl Fn() + Sync + Send + 'static) {
         let mut model = loom::model::Builder::new();
