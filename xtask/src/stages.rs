@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cargo::{cargo, has_nightly, host_target, nightly, own_target};
+use crate::cargo::{cargo, has_nightly, host_target, nightly, own_target, root};
 use crate::packages;
 use crate::stage::{Count, libtest, single};
 
@@ -74,28 +74,20 @@ fn sanitizers() -> Result<Count> {
         return Ok(Count::SKIPPED);
     }
     let target = host_target();
-    let mut count = Count::default();
-    for (name, flags) in [
-        ("asan", "-Zsanitizer=address"),
-        // The standard library stays as it is: what it does is not watched, and
-        // fences are not modelled.
-        ("tsan", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"),
-    ] {
-        let mut tests = nightly([
-            "test",
-            "-p",
-            "vshmem-core",
-            "-p",
-            "vshmem-sysv",
-            "--lib",
-            "--tests",
-            "--no-fail-fast",
-            "--target",
-            &target,
-        ]);
-        tests.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", own_target(name));
-        count += libtest(&mut tests)?;
-    }
+    let arguments =
+        ["test", "-p", "vshmem-core", "-p", "vshmem-sysv", "--no-fail-fast", "--target", &target];
+    let mut address = nightly(arguments);
+    address.args(["--lib", "--tests"]).env("RUSTFLAGS", "-Zsanitizer=address");
+    let mut count = libtest(address.env("CARGO_TARGET_DIR", own_target("asan")))?;
+    // The standard library stays as it is: what it does is not watched, and
+    // fences are not modelled. The crash tests have one thread at a time.
+    let mut thread = nightly(arguments);
+    thread
+        .arg("--lib")
+        .env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
+    thread
+        .env("TSAN_OPTIONS", format!("suppressions={}", root().join("tests/tsan.supp").display()));
+    count += libtest(thread.env("CARGO_TARGET_DIR", own_target("tsan")))?;
     Ok(count)
 }
 

@@ -145,19 +145,29 @@ UNUSED static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sorts the turns and prints their percentiles in microseconds. `stamps` has
- * turns + 1 entries: the end of each turn, and before them the start. */
-UNUSED static void report(const char *name, const char *how, long size, uint64_t *stamps, long turns, double seconds)
+/* Sorts the turns and prints their percentiles; `unit` is how many
+ * microseconds one unit of them is. */
+UNUSED static void report(const char *name, const char *how, long size, uint64_t *turn, long turns, double unit)
 {
-    double scale = seconds * 1e6 / (double)(stamps[turns] - stamps[0]);
+    double sum = 0;
     for (long i = 0; i < turns; i++)
-        stamps[i] = stamps[i + 1] - stamps[i];
-    qsort(stamps, (size_t)turns, sizeof *stamps, by_size);
-#define AT(p) ((double)stamps[(long)((double)(turns - 1) * (p))] * scale)
+        sum += (double)turn[i];
+    qsort(turn, (size_t)turns, sizeof *turn, by_size);
+#define AT(p) ((double)turn[(long)((double)(turns - 1) * (p))] * unit)
     printf("{\"test\":\"%s\",\"how\":\"%s\",\"size\":%ld,\"turns\":%ld,\"unit\":\"us\",\"mean\":%.3f,"
            "\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"p99.9\":%.3f,\"max\":%.3f}\n",
-           name, how, size, turns, seconds * 1e6 / (double)turns, AT(0.5), AT(0.9), AT(0.99), AT(0.999), AT(1));
+           name, how, size, turns, sum * unit / (double)turns, AT(0.5), AT(0.9), AT(0.99), AT(0.999), AT(1));
 #undef AT
+}
+
+/* The same from turns + 1 readings of ticks(), of which the first is the
+ * start, and the seconds that all of them took. */
+UNUSED static void report_stamps(const char *name, const char *how, long size, uint64_t *stamps, long turns, double seconds)
+{
+    double unit = seconds * 1e6 / (double)(stamps[turns] - stamps[0]);
+    for (long i = 0; i < turns; i++)
+        stamps[i] = stamps[i + 1] - stamps[i];
+    report(name, how, size, stamps, turns, unit);
 }
 
 #endif

@@ -1,13 +1,13 @@
 #!/bin/sh
 # What one guest of the demo runs, in the folder of the demo's programs:
 #
-#     guest.sh SIDE VSHMEM REGION FILE PEER BUSY BLOCK
+#     guest.sh SIDE VSHMEM REGION FILE BUSY BLOCK
 #
-# SIDE is 0 or 1, PEER the address of the other guest, BUSY and BLOCK
-# how many turns are taken. Both sides run the same steps; results are JSON
-# lines, and a line names each step before it starts.
+# SIDE is 0 or 1, BUSY and BLOCK are how many turns are taken. Both sides run
+# the same steps; results are JSON lines, and one names each step before it
+# starts.
 set -eu
-side=$1 vshmem=$2 region=$3 file=$4 peer=$5 busy=$6 block=$7
+side=$1 vshmem=$2 region=$3 file=$4 busy=$5 block=$6
 path=/etc/passwd
 
 step() { echo "{\"step\":\"$1\"}"; }
@@ -24,11 +24,14 @@ for size in 8 64 1000; do
     step "sync, words, busy, $size bytes"
     run ./sync "$side" $path word --busy $size "$busy"
     step "sync, semop, busy, $size bytes"
-    VSHMEM_SPIN_US=1000 run ./sync "$side" $path semop --busy $size "$busy"
+    run ./sync "$side" $path semop --busy $size "$busy"
     step "sync, semop, blocking, $size bytes"
-    VSHMEM_SPIN_US=0 run ./sync "$side" $path semop --block $size "$block"
+    run ./sync "$side" $path semop --block $size "$block"
 done
 
+# The guests of a network are 10.77.0.1 and up, as they come.
+own=$(grep -ow '10\.77\.0\.[12]' /proc/net/fib_trie | head -n 1)
+if [ "$own" = 10.77.0.1 ]; then peer=10.77.0.2; else peer=10.77.0.1; fi
 port=7000
 for protocol in tcp udp; do
     for size in 8 64 1000; do

@@ -121,7 +121,7 @@ static int client(int udp, struct sockaddr_in *to, size_t size, long turns)
     close(fd);
     if (lost)
         fprintf(stderr, "%d datagrams were lost and sent again\n", lost);
-    report("socket", udp ? "udp" : "tcp", (long)size, stamps, turns, seconds);
+    report_stamps("socket", udp ? "udp" : "tcp", (long)size, stamps, turns, seconds);
     return 0;
 }
 

@@ -12,9 +12,12 @@
  *
  * P and V come in two kinds. `word`: the paper's own, busy-waiting on words of
  * the segment; it uses nothing but shared memory. `semop`: calls of the
- * System V interface. Whether a semop that has to wait spins or sleeps is the
- * business of whoever implements it, not of a program, so --busy and --block
- * only name the run in the report; the caller sets the implementation up.
+ * System V interface.
+ *
+ * With --busy the sides answer at once, so that whoever spins before it sleeps
+ * never sleeps. With --block each side thinks before its V for longer than any
+ * sensible spinning, so that the other is asleep by then; the time that both
+ * thought is taken out of the turn, which leaves two wake-ups.
  *
  *     sync 0|1 PATH word|semop --busy|--block SIZE TURNS
  *
@@ -25,10 +28,14 @@
 #include <stdatomic.h>
 
 #define MAX_SIZE 65536
+#define THINK_NS 200000
 
 struct shared {
     /* Each word has cache lines of its own. */
     struct { _Atomic int64_t word; char pad[120]; } sem[2];
+    /* How long side 1 had the turn, in nanoseconds; written before its V. */
+    volatile uint64_t held;
+    char pad[120];
     unsigned char region[MAX_SIZE];
 };
 
@@ -60,6 +67,8 @@ static void word_p(int n)
 
 static void word_v(int n) { atomic_fetch_add_explicit(&s->sem[n].word, 1, memory_order_release); }
 
+static double now_if(int wanted) { return wanted ? now() : 0; }
+
 static void semop_p(int n) { MUST(up(set, n, -1)); }
 static void semop_v(int n) { MUST(up(set, n, 1)); }
 
@@ -71,10 +80,10 @@ int main(int argc, char **argv)
         return 2;
     }
     begin();
-    int me = atoi(argv[1]), words = !strcmp(argv[3], "word");
+    int me = atoi(argv[1]), words = !strcmp(argv[3], "word"), block = !strcmp(argv[4], "--block");
     long size = atol(argv[5]), turns = atol(argv[6]);
-    CHECK((me == 0 || me == 1) && size > 0 && size <= MAX_SIZE && turns > 0 && turns <= 10000000, "an argument is out of range");
-    CHECK(!words || !strcmp(argv[4], "--busy"), "the paper's P has no way to sleep: word goes with --busy");
+    CHECK((me == 0 || me == 1) && size > 0 && size <= MAX_SIZE && turns > 1 && turns <= 10000000, "an argument is out of range");
+    CHECK(!words || !block, "the paper's P has no way to sleep: word goes with --busy");
     key_t key = MUST(ftok(argv[2], 's'));
     if (me == 0) {
         remove_old(key);
@@ -99,15 +108,29 @@ int main(int argc, char **argv)
     /* Touched before, so that no turn pays for a page. */
     memset(stamps, 1, ((size_t)turns + 1) * sizeof *stamps);
     memset(theirs, !me, (size_t)size);
+    double gave = 0;
     void (*p)(int) = words ? word_p : semop_p, (*v)(int) = words ? word_v : semop_v;
     double start = now();
     stamps[0] = ticks();
     for (long turn = 0; turn < turns; turn++) {
         p(me);
+        double got = now_if(block);
         CHECK(memcmp(s->region, theirs, (size_t)size) == 0, "turn %ld: the region is not the other's", turn);
         memset(s->region, me, (size_t)size);
+        if (block) {
+            /* Side 0's turn lasts from its V until it has P again; the very
+             * first P has no V before it and is not counted. */
+            if (me == 0 && turn > 0)
+                stamps[turn - 1] = (uint64_t)((got - gave) * 1e9) - s->held;
+            struct timespec think = { 0, THINK_NS };
+            nanosleep(&think, NULL);
+            if (me == 1)
+                s->held = (uint64_t)((now() - got) * 1e9);
+            gave = now();
+        }
         v(!me);
-        stamps[turn + 1] = ticks();
+        if (!block)
+            stamps[turn + 1] = ticks();
     }
     double seconds = now() - start;
 
@@ -121,7 +144,10 @@ int main(int argc, char **argv)
         MUST(semctl(set, 0, IPC_RMID));
         char how[32];
         snprintf(how, sizeof how, "%s %s", argv[3], argv[4] + 2);
-        report("sync", how, size, stamps, turns, seconds);
+        if (block)
+            report("sync", how, size, stamps, turns - 1, 1e-3);
+        else
+            report_stamps("sync", how, size, stamps, turns, seconds);
     }
     return 0;
 }
