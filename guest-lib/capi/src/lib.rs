@@ -1,1 +1,54 @@
-//! libvshmem.so: the C API of vshmem and the libc symbols for preloading.
+//! `libvshmem.so`: System V IPC for programs that were never told about vshmem.
+//!
+//! Preloaded (as `vshmem run` does) it takes the place of the C library's calls. It is inert until
+//! a program makes one: then `VSHMEM_SOCKET` decides. If it is set, `*get` goes to that region and
+//! nowhere else; if the endpoint cannot be reached, a message on standard error says so once and
+//! the calls fail with ENOSYS: never does a program silently get the kernel's objects instead. If
+//! it is not set, everything goes to the kernel. Ids tell the worlds apart: ours have bit 30.
+//!
+//! Linked, it serves the same calls also under names of its own: see `include/vshmem.h`.
+//!
+//! Non-goals: static programs and direct system calls, which no library can reach.
+//!
+//! ```text
+//!  program ─ semop ─┬─ one operation, nobody waits: one compare-and-swap
+//!                   ├─ else: Session::call, a lane, vshmem-sysv
+//!                   └─ an id without bit 30: the system call
+//! ```
+
+mod abi;
+mod alloc;
+mod ftok;
+mod global;
+mod memory;
+mod msg;
+mod own;
+mod process;
+mod sem;
+mod shm;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Lockless = alloc::Lockless::new();
+
+/// Writes a structure into the caller's memory.
+///
+/// # Safety
+/// `to` is null, near it, or leads to room for a `T`.
+unsafe fn put<T>(to: libc::c_ulong, value: T) -> vshmem::Result<()> {
+    let to = to as *mut T;
+    memory::check(to)?;
+    // SAFETY: as the caller promises.
+    unsafe { to.write_unaligned(value) };
+    Ok(())
+}
+
+/// Reads a structure from the caller's memory.
+///
+/// # Safety
+/// `from` is null, near it, or leads to a `T`, for which any bytes are valid.
+unsafe fn get<T: Copy>(from: libc::c_ulong) -> vshmem::Result<T> {
+    let from = from as *const T;
+    memory::check(from)?;
+    // SAFETY: as the caller promises.
+    Ok(unsafe { from.read_unaligned() })
+}

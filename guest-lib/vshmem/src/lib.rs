@@ -46,5 +46,6 @@ pub use mapping::Mapping;
 pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
 pub use pieces::Placement;
 pub use session::{Session, socket_from_environment, socket_of};
+pub use vshmem_core::{Region, layout::Limit};
 /// What the calls do: for those who need every detail of them.
 pub use vshmem_sysv as sysv;

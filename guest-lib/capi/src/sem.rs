@@ -1,0 +1,216 @@
+//! `semget`, `semop`, `semtimedop`, `semctl`.
+
+use crate::abi::{SemInfo, Sembuf, SemidDs, cmd};
+use crate::global::{self, int, session};
+use crate::memory;
+use libc::{c_int, c_long, c_ulong, key_t, size_t, timespec};
+use std::time::Duration;
+use vshmem::sysv::sem;
+use vshmem::sysv::{Errno, ID_BIT};
+use vshmem::{Error, Limit, Result, Session};
+
+/// `semget(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
+    match session() {
+        Some(s) => int(|| s.call(|r, on, c| sem::get(r, on, c, key, nsems, flags))),
+        // SAFETY: no pointers.
+        None => unsafe { libc::syscall(libc::SYS_semget, key, nsems, flags) as c_int },
+    }
+}
+
+/// `semop(2)`.
+///
+/// # Safety
+/// `ops` leads to `n` operations.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_int {
+    if n == 1
+        && id & ID_BIT != 0
+        && !memory::bad(ops)
+        && let Some((r, c)) = global::fast()
+    {
+        // SAFETY: the caller's one operation.
+        let op = unsafe { *ops };
+        match sem::op_fast(r, c, id, op.into()) {
+            Some(Ok(())) => return 0,
+            Some(Err(e)) => {
+                global::set_errno(e.errno());
+                return -1;
+            }
+            None => {}
+        }
+    }
+    // SAFETY: as the caller promises.
+    unsafe { semtimedop(id, ops, n, std::ptr::null()) }
+}
+
+/// `semtimedop(2)`.
+///
+/// # Safety
+/// `ops` leads to `n` operations, `limit` to a time or nowhere.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn semtimedop(
+    id: c_int,
+    ops: *const Sembuf,
+    n: size_t,
+    limit: *const timespec,
+) -> c_int {
+    match session() {
+        Some(s) if id & ID_BIT != 0 => {
+            // SAFETY: as the caller promises.
+            int(|| unsafe { timed(s, id, ops, n, limit) }.map(|()| 0))
+        }
+        // SAFETY: the kernel checks the pointers.
+        _ => unsafe { libc::syscall(libc::SYS_semtimedop, id, ops, n, limit) as c_int },
+    }
+}
+
+/// Operations that go without an allocation.
+const FEW: usize = 8;
+
+/// # Safety
+/// As [`semtimedop`].
+unsafe fn timed(
+    s: &Session,
+    id: c_int,
+    ops: *const Sembuf,
+    n: size_t,
+    limit: *const timespec,
+) -> Result<()> {
+    if !limit.is_null() {
+        memory::check(limit)?;
+    }
+    let most = s.call(|r, _, _| Ok(r.limit(Limit::Semopm)?))?;
+    if n > most as usize {
+        return Err(Errno::E2BIG.into());
+    }
+    if n == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    memory::check(ops)?;
+    let deadline = if limit.is_null() {
+        None
+    } else {
+        // SAFETY: the caller's time.
+        Some(s.deadline(duration(unsafe { *limit })?)?)
+    };
+    let zero = sem::SemBuf { num: 0, op: 0, flg: 0 };
+    let (mut few, mut many) = ([zero; FEW], Vec::new());
+    let own: &mut [sem::SemBuf] = if n <= FEW {
+        &mut few[..n]
+    } else {
+        many.resize(n, zero);
+        &mut many
+    };
+    for (i, own) in own.iter_mut().enumerate() {
+        // SAFETY: one of the caller's `n` operations.
+        *own = unsafe { *ops.add(i) }.into();
+    }
+    s.call_semop(|r, on, c| sem::op(r, on, c, id, own, deadline))
+}
+
+fn duration(t: timespec) -> Result<Duration> {
+    let second = 1_000_000_000;
+    match (u64::try_from(t.tv_sec), u32::try_from(t.tv_nsec)) {
+        (Ok(sec), Ok(nsec)) if nsec < second => Ok(Duration::new(sec, nsec)),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// `semctl(2)`. The C prototype ends in `...`; on 64-bit Linux the one argument that may follow
+/// (`union semun`, by value) comes where a fourth fixed one would.
+///
+/// # Safety
+/// `arg` is what `command` wants.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn semctl(id: c_int, num: c_int, command: c_int, arg: c_ulong) -> c_int {
+    let by_index =
+        matches!(command, cmd::IPC_INFO | cmd::SEM_INFO | cmd::SEM_STAT | cmd::SEM_STAT_ANY);
+    match session() {
+        Some(s) if by_index || id & ID_BIT != 0 => {
+            // SAFETY: as the caller promises.
+            int(|| unsafe { control(s, id, num, command, arg) })
+        }
+        // SAFETY: the kernel checks the pointer.
+        _ => unsafe { libc::syscall(libc::SYS_semctl, id, num, command, arg) as c_int },
+    }
+}
+
+/// # Safety
+/// As [`semctl`].
+unsafe fn control(
+    s: &Session,
+    id: c_int,
+    num: c_int,
+    command: c_int,
+    arg: c_ulong,
+) -> Result<c_int> {
+    let done = |()| 0;
+    match command {
+        cmd::GETVAL => s.call(|r, on, c| sem::getval(r, on, c, id, num)),
+        cmd::GETPID => s.call(|r, on, c| sem::getpid(r, on, c, id, num)),
+        cmd::GETNCNT => s.call(|r, on, c| sem::getncnt(r, on, c, id, num)),
+        cmd::GETZCNT => s.call(|r, on, c| sem::getzcnt(r, on, c, id, num)),
+        cmd::SETVAL => s.call(|r, on, c| sem::setval(r, on, c, id, num, arg as c_int)).map(done),
+        cmd::GETALL => {
+            let values = s.call(|r, on, c| sem::getall(r, on, c, id))?;
+            let to = arg as *mut u16;
+            memory::check(to)?;
+            // SAFETY: the caller's array has room for the set's values.
+            unsafe { to.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+            Ok(0)
+        }
+        cmd::SETALL => {
+            let from = arg as *const u16;
+            let n = s.call(|r, _, _| sem::nsems(r, id))?;
+            memory::check(from)?;
+            let mut values = vec![0u16; n];
+            // SAFETY: the caller's array holds the set's values.
+            unsafe { from.copy_to_nonoverlapping(values.as_mut_ptr(), n) };
+            s.call(|r, on, c| sem::setall(r, on, c, id, &values)).map(done)
+        }
+        cmd::IPC_STAT => {
+            let ds = SemidDs::from(s.call(|r, on, c| sem::stat(r, on, c, id))?);
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(arg, ds) }.map(done)
+        }
+        cmd::SEM_STAT | cmd::SEM_STAT_ANY => {
+            let any = command == cmd::SEM_STAT_ANY;
+            let (found, stat) = s.call(|r, on, c| sem::stat_index(r, on, c, id, any))?;
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(arg, SemidDs::from(stat)) }.map(|()| found)
+        }
+        cmd::IPC_SET => {
+            // SAFETY: the caller's structure.
+            let ds: SemidDs = unsafe { crate::get(arg) }?;
+            let p = ds.perm;
+            s.call(|r, on, c| sem::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
+        }
+        cmd::IPC_RMID => s.call(|r, on, c| sem::remove(r, on, c, id)).map(done),
+        cmd::IPC_INFO | cmd::SEM_INFO => {
+            let i = s.call(|r, _, _| sem::info(r))?;
+            let used = command == cmd::SEM_INFO;
+            let int = |n: u32| c_int::try_from(n).unwrap_or(c_int::MAX);
+            // Constants of the kernel, of no use to anybody, as `ipcs -l` prints them.
+            let out = SemInfo {
+                semmap: int(i.semmns),
+                semmni: int(i.semmni),
+                semmns: int(i.semmns),
+                semmnu: int(i.semmns),
+                semmsl: int(i.semmsl),
+                semopm: int(i.semopm),
+                semume: int(i.semopm),
+                semusz: if used { int(i.used_sets) } else { 20 },
+                semvmx: sem::MAX_VALUE,
+                semaem: if used { int(i.used_sems) } else { sem::MAX_VALUE },
+            };
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(arg, out) }.map(|()| i.highest.max(0))
+        }
+        _ => Err(Error::from(Errno::EINVAL)),
+    }
+}
+
+const _: () = assert!(size_of::<c_long>() == 8, "64-bit Linux only");

@@ -1,0 +1,155 @@
+//! `shmget`, `shmat`, `shmdt`, `shmctl`.
+
+use crate::abi::{ShmLimits, ShmUsage, ShmidDs, cmd};
+use crate::global::{answer, int, session};
+use libc::{c_int, c_void, key_t, size_t};
+use std::ptr;
+use vshmem::sysv::shm;
+use vshmem::sysv::{Errno, ID_BIT};
+use vshmem::{Error, Placement, Result, Session};
+
+const PAGE: usize = 4096;
+const INDEX: c_int = 0x7fff;
+
+/// `shmget(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
+    match session() {
+        Some(s) => int(|| s.call(|r, on, c| shm::get(r, on, c, key, size as u64, flags))),
+        // SAFETY: no pointers.
+        None => unsafe { libc::syscall(libc::SYS_shmget, key, size, flags) as c_int },
+    }
+}
+
+/// `shmat(2)`.
+///
+/// # Safety
+/// With SHM_REMAP, nothing may rely on what is mapped at `at`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
+    let failed = ptr::without_provenance_mut(usize::MAX);
+    match session() {
+        Some(s) if id & ID_BIT != 0 => {
+            let attached = answer(|| {
+                let place = placement(at as usize, flags)?;
+                // SAFETY: as the caller promises.
+                unsafe { s.attach_segment(id, place) }
+            });
+            attached.map_or(failed, |(at, _)| at.cast())
+        }
+        // SAFETY: the kernel checks the address; the result is one, or -1.
+        _ => unsafe { libc::syscall(libc::SYS_shmat, id, at, flags) as *mut c_void },
+    }
+}
+
+fn placement(at: usize, flags: c_int) -> Result<Placement> {
+    let (round, replace) = (flags & libc::SHM_RND != 0, flags & libc::SHM_REMAP != 0);
+    let rounded = at & !(PAGE - 1);
+    if (rounded != at && !round) || (rounded == 0 && replace) {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(Placement {
+        at: (at != 0).then_some(rounded),
+        replace,
+        read_only: flags & libc::SHM_RDONLY != 0,
+        execute: flags & libc::SHM_EXEC != 0,
+    })
+}
+
+/// `shmdt(2)`.
+///
+/// # Safety
+/// Nothing may rely on the segment attached at `at`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
+    if let Some(s) = session() {
+        // SAFETY: as the caller promises.
+        match answer(|| unsafe { s.detach_segment(at as usize) }) {
+            Ok(true) => return 0,
+            Ok(false) => {}
+            Err(()) => return -1,
+        }
+    }
+    // SAFETY: as the caller promises; the kernel checks the address.
+    unsafe { libc::syscall(libc::SYS_shmdt, at) as c_int }
+}
+
+/// `shmctl(2)`.
+///
+/// # Safety
+/// `arg` leads to what `command` wants.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) -> c_int {
+    let by_index =
+        matches!(command, cmd::IPC_INFO | cmd::SHM_INFO | cmd::SHM_STAT | cmd::SHM_STAT_ANY);
+    match session() {
+        // SAFETY: as the caller promises.
+        Some(s) if by_index || id & ID_BIT != 0 => int(|| unsafe { control(s, id, command, arg) }),
+        // SAFETY: the kernel checks the pointer.
+        _ => unsafe { libc::syscall(libc::SYS_shmctl, id, command, arg) as c_int },
+    }
+}
+
+/// # Safety
+/// As [`shmctl`].
+unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> Result<c_int> {
+    let at = arg as libc::c_ulong;
+    let done = |()| 0;
+    match command {
+        cmd::IPC_STAT => {
+            let stat = s.call(|r, on, c| shm::stat(r, on, c, id))?;
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(at, ShmidDs::from(stat)) }.map(done)
+        }
+        cmd::SHM_STAT | cmd::SHM_STAT_ANY => {
+            let any = command == cmd::SHM_STAT_ANY;
+            let (found, stat) = s.call(|r, on, c| shm::stat_index(r, on, c, id, any))?;
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(at, ShmidDs::from(stat)) }.map(|()| found)
+        }
+        cmd::IPC_SET => {
+            // SAFETY: the caller's structure.
+            let ds: ShmidDs = unsafe { crate::get(at) }?;
+            let p = ds.perm;
+            s.call(|r, on, c| shm::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
+        }
+        cmd::IPC_RMID => s.call(|r, on, c| shm::remove(r, on, c, id)).map(done),
+        // Regions are not swapped by their guests; the host decides. Checked and accepted.
+        cmd::SHM_LOCK | cmd::SHM_UNLOCK => {
+            let (found, stat) = s.call(|r, on, c| shm::stat_index(r, on, c, id & INDEX, true))?;
+            if found != id {
+                return Err(Errno::EINVAL.into());
+            }
+            let uid = s.call(|_, _, c| Ok(if c.sys_admin { stat.perm.uid } else { c.uid }))?;
+            if uid != stat.perm.uid && uid != stat.perm.cuid {
+                return Err(Errno::EPERM.into());
+            }
+            Ok(0)
+        }
+        cmd::IPC_INFO => {
+            let i = s.call(|r, _, _| shm::info(r))?;
+            let out = ShmLimits {
+                shmmax: i.shmmax,
+                shmmin: 1,
+                shmmni: i.shmmni.into(),
+                shmseg: i.shmmni.into(),
+                shmall: i.shmall,
+                ..ShmLimits::default()
+            };
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
+        }
+        cmd::SHM_INFO => {
+            let i = s.call(|r, _, _| shm::info(r))?;
+            let out = ShmUsage {
+                used_ids: c_int::try_from(i.used_ids).unwrap_or(c_int::MAX),
+                shm_tot: i.pages,
+                shm_rss: i.pages,
+                ..ShmUsage::default()
+            };
+            // SAFETY: the caller's structure.
+            unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
+        }
+        _ => Err(Error::from(Errno::EINVAL)),
+    }
+}
