@@ -567,16 +567,25 @@ fn enter_host_root(shares: &[PathBuf]) -> Res<()> {
     // systems put over them.
     for (n, share) in shares.iter().enumerate() {
         let (from, at) = (inside("/root", share), format!("/shares/{n}"));
-        make_dir(&at)?;
+        make_target(&at, Path::new(&from).is_dir())?;
         sys::mount(&from, &at, "", sys::MS_BIND, "")?;
     }
     furnish("/root")?;
     for (n, share) in shares.iter().enumerate() {
-        let at = inside("/root", share);
-        make_dir(&at)?;
-        sys::mount(&format!("/shares/{n}"), &at, "", sys::MS_BIND, "")?;
+        let (from, at) = (format!("/shares/{n}"), inside("/root", share));
+        make_target(&at, Path::new(&from).is_dir())?;
+        sys::mount(&from, &at, "", sys::MS_BIND, "")?;
     }
     sys::switch_root("/root")
+}
+
+/// Makes what a file or a directory can be mounted on.
+fn make_target(at: &str, is_dir: bool) -> Res<()> {
+    if is_dir {
+        return make_dir(at);
+    }
+    Path::new(at).parent().map_or(Ok(()), make_dir)?;
+    File::create(at).map(drop).map_err(|e| format!("making {at}: {e}"))
 }
 
 fn inside(root: &str, path: &Path) -> String {

@@ -19,12 +19,12 @@ pub struct RegionSocket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {
     /// The host's, read-only under a layer in the guest's memory. `/proc`,
-    /// `/sys`, `/dev`, `/run` and `/tmp` are the guest's own, but directories
-    /// in `shares` are seen even below those (as a copy-on-write layer too).
+    /// `/sys`, `/dev`, `/run` and `/tmp` are the guest's own, but what is in
+    /// `shares` is seen even below those (as a copy-on-write layer too).
     ///
     /// The guest reads what QEMU's user may read on the host.
     Host {
-        /// Directories below `/tmp` or `/run` that the command needs.
+        /// Files and directories below `/tmp` or `/run`; see [`VmSpec::share`].
         shares: Vec<PathBuf>,
     },
     /// Nothing of the host: only these programs with their libraries.
@@ -91,10 +91,9 @@ impl VmSpec {
             boot_limit: Duration::from_secs(60),
         };
         // Programs that were just built often live below /tmp, which is fresh in
-        // the guest; what the caller names explicitly is meant to be seen.
-        let program = spec.command.first().map(PathBuf::from);
-        let places = [Some(spec.cwd.clone()), program.as_deref().map(parent_of)];
-        for place in places.into_iter().flatten() {
+        // the guest; what the caller names is meant to be seen.
+        let named = spec.command.iter().map(PathBuf::from).filter(|p| p.is_absolute());
+        for place in named.chain([spec.cwd.clone()]).collect::<Vec<_>>() {
             spec.share(&place);
         }
         spec
@@ -104,24 +103,28 @@ impl VmSpec {
     #[must_use]
     pub fn with_region(mut self, name: &str, socket: &Path, vshmem: &Path) -> VmSpec {
         self.regions.push(RegionSocket { name: name.to_string(), socket: socket.to_path_buf() });
-        self.share(&parent_of(vshmem));
+        self.share(vshmem);
         self.agent = Some(vshmem.to_path_buf());
         self
     }
 
-    /// Lets the guest see `dir` of the host although it lies below `/tmp` or
-    /// `/run`; elsewhere it is seen anyway. `/tmp` and `/run` themselves stay
-    /// the guest's own.
-    pub fn share(&mut self, dir: &Path) {
-        let hidden = ["/tmp", "/run", "/var/run", "/dev/shm"]
-            .iter()
-            .any(|top| dir.starts_with(top) && dir != Path::new(top));
+    /// Lets the guest see `path` of the host although it lies below `/tmp` or
+    /// `/run`; elsewhere it is seen anyway. With a file come its neighbours,
+    /// except in `/tmp` and `/run` themselves, which stay the guest's own.
+    pub fn share(&mut self, path: &Path) {
+        const TOPS: [&str; 4] = ["/tmp", "/run", "/var/run", "/dev/shm"];
+        let is_top = |p: &Path| TOPS.iter().any(|top| p == Path::new(top));
+        let place = match path.parent() {
+            Some(parent) if !path.is_dir() && !is_top(parent) => parent,
+            _ => path,
+        };
+        let hidden = !is_top(place) && TOPS.iter().any(|top| place.starts_with(top));
         if let Root::Host { shares } = &mut self.root
             && hidden
-            && dir.is_dir()
-            && !shares.iter().any(|s| dir.starts_with(s))
+            && path.exists()
+            && !shares.iter().any(|s| place.starts_with(s))
         {
-            shares.push(dir.to_path_buf());
+            shares.push(place.to_path_buf());
         }
     }
 
@@ -141,17 +144,12 @@ impl VmSpec {
     }
 }
 
-fn parent_of(path: &Path) -> PathBuf {
-    let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    whole.parent().map(Path::to_path_buf).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_directories_that_the_guest_would_miss_are_shared() {
+    fn only_what_the_guest_would_miss_is_shared() {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let mut spec = VmSpec { cwd: "/".into(), ..VmSpec::new(["true"]) };
         spec.root = Root::Host { shares: Vec::new() };
@@ -159,7 +157,12 @@ mod tests {
         spec.share(Path::new("/tmp"));
         spec.share(&dir.path().join("absent"));
         spec.share(dir.path());
-        spec.share(dir.path());
-        assert_eq!(spec.root, Root::Host { shares: vec![dir.path().to_path_buf()] });
+        let program = dir.path().join("program");
+        std::fs::write(&program, "").unwrap();
+        spec.share(&program);
+        let single = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        spec.share(single.path());
+        let want = vec![dir.path().to_path_buf(), single.path().to_path_buf()];
+        assert_eq!(spec.root, Root::Host { shares: want });
     }
 }

@@ -122,6 +122,7 @@ struct State {
     /// The last word to the guest was said then; it has to end soon.
     bye: Option<Instant>,
     killed: bool,
+    notices: Vec<String>,
     ended: Option<ExitStatus>,
 }
 
@@ -359,6 +360,13 @@ impl Vm {
         }
     }
 
+    /// What the guest reported beside the command's course, such as an agent
+    /// that had to be started again.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        lock(&self.shared.state).notices.clone()
+    }
+
     /// The end of the guest's kernel console.
     #[must_use]
     pub fn console(&self) -> String {
@@ -382,19 +390,16 @@ impl Vm {
 
     /// Waits until QEMU is gone; from the last word on with a limit.
     fn end(&self) {
-        loop {
-            let state = self.shared.wait_while(Duration::MAX, |s| {
-                s.ended.is_none() && s.bye.is_none_or(|b| b.elapsed() > GRACE)
-            });
-            let Some(bye) = state.bye.filter(|_| state.ended.is_none()) else { return };
-            drop(state);
-            let left = GRACE.saturating_sub(bye.elapsed());
-            if self.shared.wait_while(left, |s| s.ended.is_none()).ended.is_some() {
-                return;
-            }
+        let state = self.shared.wait_while(Duration::MAX, |s| s.ended.is_none() && s.bye.is_none());
+        let left = state.bye.map(|b| GRACE.saturating_sub(b.elapsed()));
+        drop(state);
+        if let Some(left) = left
+            && self.shared.wait_while(left, |s| s.ended.is_none()).ended.is_none()
+        {
             tracing::warn!(vm = self.shared.name, "the guest did not power off; killing it");
             self.shared.kill();
         }
+        drop(self.shared.wait_while(Duration::MAX, |s| s.ended.is_none()));
     }
 }
 
@@ -511,7 +516,15 @@ impl Shared {
         match wire::parse(line) {
             FromGuest::Booted => self.update(|s| s.booted = Some(now)),
             FromGuest::Started => self.update(|s| s.started = Some(now)),
-            FromGuest::Notice(text) => tracing::warn!(vm = self.name, "{text}"),
+            FromGuest::Notice(text) => {
+                tracing::warn!(vm = self.name, "{text}");
+                self.update(|s| {
+                    // The guest is not trusted with this process's memory.
+                    if s.notices.len() < 100 {
+                        s.notices.push(text);
+                    }
+                });
+            }
             FromGuest::Fail(why) => {
                 self.update(|s| {
                     s.failed = Some(why);

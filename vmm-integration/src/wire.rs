@@ -29,7 +29,9 @@ pub(crate) fn frame(spec: &VmSpec, net: Option<&NetLink>) -> Vec<u8> {
         field("env", &pair);
     }
     field("env", format!("VSHMEM_RUNTIME_DIR={GUEST_RUNTIME_DIR}").as_ref());
-    field("cwd", spec.cwd.as_os_str());
+    // An isolated guest has none of the host's directories.
+    let isolated = matches!(spec.root, Root::Isolated { .. });
+    field("cwd", if isolated { "/".as_ref() } else { spec.cwd.as_os_str() });
     if let Some((uid, gid)) = spec.user {
         field("uid", uid.to_string().as_ref());
         field("gid", gid.to_string().as_ref());

@@ -368,6 +368,15 @@ fn what_a_region_lacks_is_named() {
     let why = vm.wait().unwrap_err().to_string();
     assert!(why.contains("agent") && why.contains("exit status: 4"), "{why}");
 
+    // One that dies later is started again, and that is told.
+    let mut dying =
+        daemon.attach(spec(["sh", "-c", "pkill -KILL -x agent; sleep 2; pgrep -x agent"]));
+    dying.name = "restart".into();
+    let (mut vm, _, _) = start(&dying);
+    assert_eq!(vm.wait_mut().unwrap(), 0, "no agent runs");
+    let told = vm.notices();
+    assert!(told.iter().any(|n| n.contains("signal: 9")), "{told:?}");
+
     let (io, _, _) = VmIo::capture();
     let absent = spec(["true"]).with_region("r", Path::new("/nowhere/r.ivshmem"), Path::new("/x"));
     let why = Vm::spawn(&absent, io).unwrap_err().to_string();
