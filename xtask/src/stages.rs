@@ -61,7 +61,8 @@ fn cli() -> Result<Count> {
 }
 
 fn loom() -> Result<Count> {
-    let mut model = cargo(["test", "-p", "vshmem-core", "--release", "--lib", "loom"]);
+    let mut model =
+        cargo(["test", "-p", "vshmem-core", "-p", "vshmem-sysv", "--release", "--lib", "loom"]);
     model.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", own_target("loom"));
     libtest(&mut model)
 }
