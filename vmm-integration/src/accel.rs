@@ -2,8 +2,8 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use vshmem_images::Cache;
 
@@ -76,6 +76,7 @@ fn probe(qemu: &Qemu, kernel: &Path, initrd: &Path) -> Result<bool> {
         kernel: kernel.into(),
         initrd: initrd.into(),
         accel: Accel::Kvm,
+        tsc_khz: None,
         qboot: qemu.qboot.clone(),
         net: None,
         ports: Ports { console: fd, control: -1, stdout: -1, stderr: -1, stdin: None },
@@ -102,4 +103,52 @@ fn probe(qemu: &Qemu, kernel: &Path, initrd: &Path) -> Result<bool> {
     let works = console.contains("vshmem-probe-ok");
     tracing::debug!(works, ended, "probed /dev/kvm");
     Ok(works)
+}
+
+/// Measures the host's time-stamp counter, once per process (20 ms). `None`
+/// where there is none.
+#[must_use]
+pub fn tsc_khz() -> Option<u64> {
+    static ANSWER: OnceLock<Option<u64>> = OnceLock::new();
+    *ANSWER.get_or_init(measure_tsc)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn measure_tsc() -> Option<u64> {
+    /// A pair of readings as close together as eight tries get them.
+    fn sample() -> Option<(u64, Instant)> {
+        let one = |_| {
+            // SAFETY: every x86-64 processor has the instruction.
+            let before = unsafe { core::arch::x86_64::_rdtsc() };
+            let time = Instant::now();
+            // SAFETY: as above.
+            let after = unsafe { core::arch::x86_64::_rdtsc() };
+            (after.wrapping_sub(before), before, time)
+        };
+        let (width, at, time) = (0..8).map(one).min_by_key(|s| s.0)?;
+        Some((at + width / 2, time))
+    }
+    let (ticks, time) = sample()?;
+    std::thread::sleep(Duration::from_millis(20));
+    let (more_ticks, later) = sample()?;
+    let micros = u64::try_from(later.duration_since(time).as_micros()).ok()?;
+    // Ticks per microsecond, times a thousand.
+    more_ticks.checked_sub(ticks)?.checked_mul(1000)?.checked_div(micros)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn measure_tsc() -> Option<u64> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_counter_has_a_plausible_frequency() {
+        let khz = tsc_khz().unwrap();
+        assert!((500_000..10_000_000).contains(&khz), "{khz}");
+    }
 }

@@ -29,6 +29,9 @@ pub struct Boot {
     pub initrd: PathBuf,
     /// How instructions are run.
     pub accel: Accel,
+    /// The frequency of the host's time-stamp counter, which emulation hands
+    /// through; see [`tsc_khz`](crate::tsc_khz).
+    pub tsc_khz: Option<u64>,
     /// The minimal firmware, if installed.
     pub qboot: Option<PathBuf>,
     /// The place in the network segment.
@@ -42,7 +45,7 @@ pub struct Boot {
 pub fn qemu_args(spec: &VmSpec, boot: &Boot) -> Vec<OsString> {
     let mut args = Args(machine(spec.smp, spec.mem_mib, boot));
     args.put("-name", format!("guest={}", plain(&spec.name)));
-    args.put("-append", cmdline(boot.accel));
+    args.put("-append", cmdline(boot));
 
     args.put("-device", "virtio-serial-pci,max_ports=6");
     let ports = [
@@ -79,7 +82,7 @@ pub fn qemu_args(spec: &VmSpec, boot: &Boot) -> Vec<OsString> {
 /// The arguments of a guest that only says that it has booted.
 pub(crate) fn probe_args(boot: &Boot) -> Vec<OsString> {
     let mut args = Args(machine(1, 256, boot));
-    args.put("-append", format!("{} vshmem.probe", cmdline(boot.accel)));
+    args.put("-append", format!("{} vshmem.probe", cmdline(boot)));
     args.0
 }
 
@@ -120,17 +123,22 @@ fn machine(smp: u32, mem_mib: u64, boot: &Boot) -> Vec<OsString> {
     args.0
 }
 
-fn cmdline(accel: Accel) -> String {
+fn cmdline(boot: &Boot) -> String {
     // panic=-1 with -no-reboot ends QEMU, so that a dead guest is noticed.
     let mut line = String::from(
         "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on \
          audit=0 apparmor=0 8250.nr_uarts=1 cryptomgr.notests nowatchdog i8042.nopnp \
          i8042.noaux i8042.nokbd",
     );
-    if accel == Accel::Tcg {
+    if boot.accel == Accel::Tcg {
         // The emulated counter is the host's; without this the watchdog of an
         // overloaded host would take it for unstable and use a slower clock.
         line.push_str(" tsc=reliable no_timer_check");
+        // Told, because a guest that measures it on an overloaded host gets it
+        // wrong, and its clock then runs at twice the speed.
+        if let Some(khz) = boot.tsc_khz {
+            line.push_str(&format!(" tsc_early_khz={khz}"));
+        }
     }
     line
 }
@@ -164,6 +172,7 @@ mod tests {
             kernel: "/c/vmlinux".into(),
             initrd: "/c/i.cpio".into(),
             accel,
+            tsc_khz: Some(2_300_000),
             qboot: None,
             net: None,
             ports: Ports { console: 10, control: 11, stdout: 12, stderr: 13, stdin: None },
@@ -203,7 +212,7 @@ mod tests {
 -name guest=guest
 -append console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on audit=0 \
 apparmor=0 8250.nr_uarts=1 cryptomgr.notests nowatchdog i8042.nopnp i8042.noaux i8042.nokbd \
-tsc=reliable no_timer_check
+tsc=reliable no_timer_check tsc_early_khz=2300000
 -device virtio-serial-pci,max_ports=6
 -chardev socket,id=control,fd=11
 -device virtserialport,chardev=control,name=vshmem.control

@@ -26,6 +26,7 @@
 mod accel;
 mod args;
 mod error;
+mod io;
 mod net;
 mod process;
 mod qemu;
@@ -35,11 +36,12 @@ mod tap;
 mod vm;
 mod wire;
 
-pub use accel::{Accel, choose_accel};
+pub use accel::{Accel, choose_accel, tsc_khz};
 pub use args::{Boot, Ports, qemu_args};
 pub use error::{Error, Result};
+pub use io::{Captured, VmIo};
 pub use net::{NetBackend, NetLink, NetSpec};
 pub use qemu::{Qemu, Version};
 pub use run::run;
 pub use spec::{RegionSocket, Root, VmSpec};
-pub use vm::{Captured, Remote, Timing, Vm, VmIo};
+pub use vm::{Remote, Timing, Vm};

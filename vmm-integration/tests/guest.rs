@@ -168,6 +168,29 @@ fn a_guest_dies_with_the_process_that_started_it() {
 }
 
 #[test]
+fn the_guests_clock_runs_as_the_hosts() {
+    let _guard = watchdog(120);
+    let script = "cut -d' ' -f1 /proc/uptime; read line; cut -d' ' -f1 /proc/uptime";
+    let spec = VmSpec { stdin: true, ..spec(["sh", "-c", script]) };
+    let (mut io, out, _) = VmIo::capture();
+    let (input, mut answer) = std::io::pipe().unwrap();
+    io.stdin = Some(Box::new(input));
+    let vm = Vm::spawn(&spec, io).unwrap();
+    eventually("the first reading", || out.text().ends_with('\n'));
+    let begun = Instant::now();
+    std::thread::sleep(Duration::from_secs(2)); // the interval that is measured
+    answer.write_all(b"go\n").unwrap();
+    eventually("the second reading", || out.text().lines().count() == 2);
+    let host = begun.elapsed().as_secs_f64();
+    drop(answer);
+    assert_eq!(vm.wait().unwrap(), 0);
+    let read: Vec<f64> = out.text().lines().map(|l| l.parse().unwrap()).collect();
+    let ratio = (read[1] - read[0]) / host;
+    // Loose on the low side: the second reading takes an emulated guest a while.
+    assert!((0.8..1.1).contains(&ratio), "{ratio}");
+}
+
+#[test]
 fn an_isolated_guest_has_its_program_and_nothing_else() {
     let _guard = watchdog(90);
     let mut spec = spec(["/bin/ls", "/", "/etc"]);
