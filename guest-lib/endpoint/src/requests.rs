@@ -4,9 +4,10 @@ use crate::door::{Answer, Refusal};
 use crate::endpoint::{Connection, Endpoint, Role};
 use crate::sys::{self, Credentials, Packet};
 use crate::watch::{Process, Watched};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use tracing::{debug, info};
 use vshmem_core::attach::{Op, Reply, Request, Transport};
 use vshmem_core::layout::{Table, peer, task};
@@ -180,12 +181,22 @@ impl Endpoint {
 
     fn welcome(&self, task: u64) -> Result<Answer, Refusal> {
         let task = self.tasks.get(&task).ok_or_else(gone)?;
-        let copy = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned();
-        let fds = [&self.read_write, &self.read_only].map(copy);
-        let fds: Result<Vec<_>, _> = fds.into_iter().collect();
-        let fds =
-            fds.map_err(|_| Refusal::new(Errno::NFILE, "the endpoint has no descriptors left"))?;
+        let fds = self.fresh(&self.read_write, OFlags::RDWR).and_then(|rw| {
+            let ro = self.fresh(&self.read_only, OFlags::RDONLY)?;
+            Ok(vec![rw, ro])
+        });
+        let fds = fds.map_err(system("give the region's descriptors"))?;
         Ok(Answer { reply: self.identity(task.id), fds })
+    }
+
+    /// A descriptor to give away. Of a device an open file of the caller's own: the module limits
+    /// the doorbells of each, so tasks that shared one would slow each other down.
+    fn fresh(&self, fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if self.transport == Transport::Module {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            return rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+        }
+        rustix::io::fcntl_dupfd_cloexec(fd, 0)
     }
 
     fn identity(&self, id: TaskId) -> Reply {

@@ -7,7 +7,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, OwnedFd};
 use tracing::{debug, error, info, warn};
-use vshmem_core::Lane;
 use vshmem_core::layout::task;
 use vshmem_core::task::{Owner, Task, TaskId};
 use vshmem_sysv::{reap, shm};
@@ -144,20 +143,11 @@ impl Endpoint {
     pub(crate) fn new_image(&mut self, token: u64) {
         let Some(task) = self.tasks.get(&token) else { return };
         let id = task.id;
-        let done =
-            self.free_lanes(id).and_then(|()| shm::detach_all(&self.region, &mut self.lane, id));
+        let done = reap::lanes(&self.region, &mut self.lane, Owner::Task(id))
+            .and_then(|()| shm::detach_all(&self.region, &mut self.lane, id));
         if let Err(e) = done {
             error!(slot = id.index, error = %e, "cannot settle what a former image left");
         }
-    }
-
-    fn free_lanes(&mut self, id: TaskId) -> vshmem_sysv::Result<()> {
-        let owner = Owner::Task(id);
-        for lane in self.region.lanes_of(owner)? {
-            vshmem_sysv::abandon(&self.region, &mut Lane::new(lane))?;
-            self.region.release_lane(lane, owner)?;
-        }
-        Ok(())
     }
 
     /// Takes over the tasks of the endpoint before this one.
