@@ -62,24 +62,24 @@ pub struct Config {
 }
 
 /// `[daemon]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Daemon {
     /// Where the sockets are; `/run/vshmem` unless told.
     pub runtime_dir: Option<PathBuf>,
     /// A `tracing` filter: `info`, `vshmem_host=debug`.
     pub log: Option<String>,
     /// What SIGTERM means.
-    #[serde(default)]
     pub on_sigterm: OnSigterm,
     /// How many seconds the holder keeps memory and sockets for a new daemon
-    /// when no VM is alive.
-    #[serde(default = "default_linger")]
+    /// when nobody uses them.
     pub linger_seconds: u32,
 }
 
-const fn default_linger() -> u32 {
-    600
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { runtime_dir: None, log: None, on_sigterm: OnSigterm::Auto, linger_seconds: 600 }
+    }
 }
 
 /// What SIGTERM means.
@@ -450,7 +450,11 @@ impl Config {
     /// The embedded default: one sparse region of one user, without VMs.
     pub fn embedded(uid: u32) -> Self {
         Self {
-            daemon: Daemon { linger_seconds: 30, ..Daemon::default() },
+            daemon: Daemon {
+                linger_seconds: 30,
+                on_sigterm: OnSigterm::Release,
+                ..Daemon::default()
+            },
             regions: vec![Region {
                 name: RegionName("default".into()),
                 size: 1 << 30,
@@ -542,6 +546,20 @@ mod tests {
             "twice",
         );
         refused("[daemon]\n[[region]\n", 2, "");
+    }
+
+    #[test]
+    fn example_is_accepted() {
+        let config = parse(include_str!("../vshmemd.toml")).unwrap();
+        assert_eq!(config.regions.len(), 1);
+    }
+
+    #[test]
+    fn daemons_defaults_are_the_same_with_and_without_its_table() {
+        let region = "[[region]]\nname = \"a\"\nsize = \"16M\"\n";
+        for text in [region.to_owned(), format!("[daemon]\n{region}")] {
+            assert_eq!(parse(&text).unwrap().daemon.linger_seconds, 600, "{text}");
+        }
     }
 
     #[test]

@@ -133,9 +133,16 @@ fn sigterm_means(config: OnSigterm) -> End {
     match config {
         OnSigterm::Release => End::Release,
         OnSigterm::Keep => End::Keep,
-        // A service manager stops us to start us again.
-        OnSigterm::Auto if std::env::var_os("INVOCATION_ID").is_some() => End::Keep,
-        OnSigterm::Auto => End::Release,
+        // A service manager stops us to start us again. (Shells of a desktop
+        // inherit the first of the two as well, so one is not enough.)
+        OnSigterm::Auto => {
+            let managed = |name| std::env::var_os(name).is_some();
+            if managed("INVOCATION_ID") && managed("NOTIFY_SOCKET") {
+                End::Keep
+            } else {
+                End::Release
+            }
+        }
     }
 }
 
