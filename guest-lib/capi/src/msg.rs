@@ -104,7 +104,7 @@ unsafe fn receive(
     }
     if memory::bad(message) {
         // The message is taken all the same, as the kernel takes it.
-        let most = s.call(|r, _, _| Ok(r.limit(Limit::Msgmax)?))? as usize;
+        let most = s.region()?.limit(Limit::Msgmax)? as usize;
         let mut nowhere = vec![0; n.min(most)];
         s.call(|r, on, c| msg::recv(r, on, c, id, &mut nowhere, mtype, flags, None))?;
         return Err(Errno::EFAULT.into());
@@ -140,6 +140,9 @@ pub unsafe extern "C" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) ->
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> Result<c_int> {
     let at = arg as libc::c_ulong;
     let done = |()| 0;
+    if id < 0 {
+        return Err(Errno::EINVAL.into());
+    }
     match command {
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| msg::stat(r, on, c, id))?;
@@ -160,7 +163,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> 
         }
         cmd::IPC_RMID => s.call(|r, on, c| msg::remove(r, on, c, id)).map(done),
         cmd::IPC_INFO | cmd::MSG_INFO => {
-            let i = s.call(|r, _, _| msg::info(r))?;
+            let i = msg::info(s.region()?)?;
             let used = command == cmd::MSG_INFO;
             let int = |n: u64| c_int::try_from(n).unwrap_or(c_int::MAX);
             // The constants are the kernel's, of no use to anybody, as `ipcs -l` prints them.

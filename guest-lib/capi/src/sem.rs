@@ -82,7 +82,7 @@ unsafe fn timed(
     if !limit.is_null() {
         memory::check(limit)?;
     }
-    let most = s.call(|r, _, _| Ok(r.limit(Limit::Semopm)?))?;
+    let most = s.region()?.limit(Limit::Semopm)?;
     if n > most as usize {
         return Err(Errno::E2BIG.into());
     }
@@ -148,6 +148,9 @@ unsafe fn control(
     arg: c_ulong,
 ) -> Result<c_int> {
     let done = |()| 0;
+    if id < 0 {
+        return Err(Errno::EINVAL.into());
+    }
     match command {
         cmd::GETVAL => s.call(|r, on, c| sem::getval(r, on, c, id, num)),
         cmd::GETPID => s.call(|r, on, c| sem::getpid(r, on, c, id, num)),
@@ -164,7 +167,7 @@ unsafe fn control(
         }
         cmd::SETALL => {
             let from = arg as *const u16;
-            let n = s.call(|r, _, _| sem::nsems(r, id))?;
+            let n = sem::nsems(s.region()?, id)?;
             memory::check(from)?;
             let mut values = vec![0u16; n];
             // SAFETY: the caller's array holds the set's values.
@@ -190,7 +193,7 @@ unsafe fn control(
         }
         cmd::IPC_RMID => s.call(|r, on, c| sem::remove(r, on, c, id)).map(done),
         cmd::IPC_INFO | cmd::SEM_INFO => {
-            let i = s.call(|r, _, _| sem::info(r))?;
+            let i = sem::info(s.region()?)?;
             let used = command == cmd::SEM_INFO;
             let int = |n: u32| c_int::try_from(n).unwrap_or(c_int::MAX);
             // Constants of the kernel, of no use to anybody, as `ipcs -l` prints them.

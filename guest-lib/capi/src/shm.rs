@@ -95,6 +95,9 @@ pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) ->
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> Result<c_int> {
     let at = arg as libc::c_ulong;
     let done = |()| 0;
+    if id < 0 {
+        return Err(Errno::EINVAL.into());
+    }
     match command {
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| shm::stat(r, on, c, id))?;
@@ -127,7 +130,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
             Ok(0)
         }
         cmd::IPC_INFO => {
-            let i = s.call(|r, _, _| shm::info(r))?;
+            let i = shm::info(s.region()?)?;
             let out = ShmLimits {
                 shmmax: i.shmmax,
                 shmmin: 1,
@@ -140,7 +143,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
             unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
         }
         cmd::SHM_INFO => {
-            let i = s.call(|r, _, _| shm::info(r))?;
+            let i = shm::info(s.region()?)?;
             let out = ShmUsage {
                 used_ids: c_int::try_from(i.used_ids).unwrap_or(c_int::MAX),
                 shm_tot: i.pages,

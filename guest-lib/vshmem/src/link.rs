@@ -48,6 +48,11 @@ impl Link {
 
     /// Connects and attaches. An endpoint that knows this process gives it its task again.
     pub fn attach(&mut self) -> Result<Reply> {
+        // Numbers that lead elsewhere by now may be given to the new descriptors, and would then
+        // look like ours: forgotten first.
+        for held in [&mut self.connection, &mut self.rw, &mut self.ro] {
+            drop(held.take_if(|fd| fd.get().is_none()));
+        }
         let fd = connect(&self.socket).map_err(|e| self.no_endpoint(e))?;
         let ask = Request { op: Op::Attach, a: 0, b: 0 };
         let (reply, fds) = self.exchange(fd.as_raw_fd(), &ask, None)?;

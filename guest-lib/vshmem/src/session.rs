@@ -244,6 +244,14 @@ impl Session {
         }
     }
 
+    /// The region, attaching first if need be: for looking without changing.
+    ///
+    /// # Errors
+    /// The process cannot attach.
+    pub fn region(&self) -> Result<&Region<Mapping>> {
+        Ok(&self.seat()?.region)
+    }
+
     /// Runs `f` on a lane of the calling thread, attaching first if need be.
     ///
     /// # Errors
