@@ -37,6 +37,10 @@ fn spec<const N: usize>(command: [&str; N]) -> VmSpec {
     VmSpec { cwd: "/".into(), ..VmSpec::new(command) }
 }
 
+fn spec_of(program: &Path, arg: &str) -> VmSpec {
+    spec([program.to_str().unwrap(), arg])
+}
+
 fn start(spec: &VmSpec) -> (Vm, Captured, Captured) {
     let (io, out, err) = VmIo::capture();
     (Vm::spawn(spec, io).unwrap(), out, err)
@@ -199,6 +203,14 @@ fn an_isolated_guest_has_its_program_and_nothing_else() {
     assert_eq!(code, 2, "{out}{err}");
     assert!(err.contains("/etc"), "{err}");
     assert!(out.contains("modules") && !out.contains("home"), "{out}");
+
+    // A program that was built below /tmp is there too.
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("program");
+    fs::copy("/bin/echo", &program).unwrap();
+    let mut spec = spec_of(&program, "here");
+    spec.root = Root::Isolated { programs: vec![program] };
+    assert_eq!(run(&spec), (0, "here\n".to_string(), String::new()));
 }
 
 #[test]
