@@ -19,7 +19,7 @@ static void vshmem_release_dev(struct kref *ref)
 	struct vshmem_dev *dev = container_of(ref, struct vshmem_dev, ref);
 
 	iput(dev->inode);
-	kvfree(dev->waiters);
+	kvfree(dev->buckets);
 	kfree(dev);
 }
 

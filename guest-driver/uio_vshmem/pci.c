@@ -152,6 +152,11 @@ static int vshmem_map_bar0(struct vshmem_dev *dev)
 	return 0;
 }
 
+static void vshmem_put_action(void *dev)
+{
+	vshmem_put(dev);
+}
+
 static int vshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct vshmem_dev *dev;
@@ -177,21 +182,27 @@ static int vshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (!dev)
 		return -ENOMEM;
 	kref_init(&dev->ref);
+	/*
+	 * Our reference goes last of all managed resources: the struct pages
+	 * of BAR2, torn down after remove(), use dev->pgmap.
+	 */
+	ret = devm_add_action_or_reset(&pdev->dev, vshmem_put_action, dev);
+	if (ret)
+		return ret;
 	dev->pdev = pdev;
-	dev->nr = -1;
 	ret = vshmem_wait_init(dev);
 	if (ret)
-		goto put;
+		return ret;
 	ret = vshmem_map_bar0(dev);
 	if (ret)
-		goto put;
+		return ret;
 	ret = vshmem_map_bar2(dev);
 	if (ret)
-		goto put;
+		return ret;
 
 	ret = ida_alloc(&vshmem_ida, GFP_KERNEL);
 	if (ret < 0)
-		goto put;
+		return ret;
 	dev->nr = ret;
 	snprintf(dev->name, sizeof(dev->name), "vshmem%d", dev->nr);
 
@@ -241,8 +252,6 @@ free_vectors:
 	pci_free_irq_vectors(pdev);
 free_nr:
 	ida_free(&vshmem_ida, dev->nr);
-put:
-	vshmem_put(dev);
 	return ret;
 }
 
@@ -277,7 +286,6 @@ static void vshmem_remove(struct pci_dev *pdev)
 
 	vshmem_wait_unpinned(dev);
 	ida_free(&vshmem_ida, dev->nr);
-	vshmem_put(dev);
 }
 
 static const struct pci_device_id vshmem_ids[] = {

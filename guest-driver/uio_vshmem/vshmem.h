@@ -12,7 +12,6 @@
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/uio_driver.h>
-#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "compat.h"
@@ -25,6 +24,8 @@
 /* Registers in BAR0. */
 #define VSHMEM_REG_IVPOSITION	0x08
 #define VSHMEM_REG_DOORBELL	0x0c
+
+struct vshmem_bucket;	/* wait.c */
 
 struct vshmem_vector {
 	struct vshmem_dev	*dev;
@@ -68,7 +69,7 @@ struct vshmem_dev {
 	struct vshmem_binding __rcu *binding;
 	struct mutex		bind_lock;	/* writers of @binding */
 	struct work_struct	drain_work;
-	wait_queue_head_t	*waiters;	/* hashed by offset */
+	struct vshmem_bucket	*buckets;	/* sleepers, hashed by offset */
 	struct miscdevice	misc;
 	char			name[20];
 	struct notifier_block	panic_nb;
