@@ -1,2 +1,72 @@
-//! vshmem.
-fn main() {}
+//! The `vshmem` command: one binary for host and guest.
+//!
+//! Each subcommand is a module that returns a result; this file maps results to exit codes:
+//! 0 done, 1 failed, 2 wrong usage. `run` and `vm run` give the program's own.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod args;
+mod client;
+mod ipc;
+mod listing;
+mod places;
+mod preload;
+mod run;
+mod vm;
+
+use args::{Command, Peer, RegionCommand, Task, Vm, Vshmem};
+use clap::{CommandFactory, Parser};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match execute(&Vshmem::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("vshmem: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
+    let dir = &args.runtime_dir;
+    let done = match &args.command {
+        Command::Run(args) => Err(run::run(dir, args)),
+        Command::Agent(args) => {
+            start_log();
+            agent::run(dir, args)
+        }
+        Command::Vm(Vm::Run(args)) => {
+            let code = vm::run(dir, args)?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+        }
+        Command::Ipcs(args) => ipc::list(dir, args),
+        Command::Ipcrm(args) => ipc::remove(dir, args),
+        Command::Peer(Peer::List(args)) => listing::peers(dir, args),
+        Command::Task(Task::List(args)) => listing::tasks(dir, args),
+        Command::Region(RegionCommand::List(args)) => listing::regions(dir, args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Vshmem::command(), "vshmem", &mut script);
+            listing::print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Vshmem::command()).render(&mut page)?;
+            listing::print(&String::from_utf8_lossy(&page))
+        }
+        Command::StartEndpoint { socket } => run::start_endpoint(socket),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}

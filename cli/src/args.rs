@@ -1,0 +1,346 @@
+//! The command line, as `clap` reads it.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// System V IPC between virtual machines, containers and the host.
+///
+/// A region is a piece of memory that several kernels share. Programs started with `vshmem run`
+/// find their segments, semaphores and message queues there, on whichever of those kernels they
+/// run. On the host `vshmemd` serves regions, in a guest `vshmem agent` does.
+#[derive(Parser, Debug)]
+#[command(name = "vshmem", version, max_term_width = 100)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_long_help = "Exit status: 0 done, 1 failed, 2 wrong usage. Programs run by \
+                             `vshmem run` and `vshmem vm run` give theirs.")]
+pub struct Vshmem {
+    /// Directory of the sockets
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "VSHMEM_RUNTIME_DIR",
+        default_value = "/run/vshmem",
+        hide_env_values = true
+    )]
+    pub runtime_dir: PathBuf,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a program whose System V IPC goes through a region
+    Run(Run),
+    /// Serve regions inside a guest
+    Agent(Agent),
+    /// Throw-away virtual machines
+    #[command(subcommand)]
+    Vm(Vm),
+    /// List segments, semaphore sets and message queues of a region
+    Ipcs(Ipcs),
+    /// Remove segments, semaphore sets and message queues of a region
+    Ipcrm(Ipcrm),
+    /// The kernels that share a region
+    #[command(subcommand)]
+    Peer(Peer),
+    /// The regions of this machine
+    #[command(subcommand)]
+    Region(RegionCommand),
+    /// The processes attached to a region
+    #[command(subcommand)]
+    Task(Task),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Start the user's own endpoint (internal)
+    #[command(name = "start-endpoint", hide = true)]
+    StartEndpoint {
+        /// Its attach socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
+}
+
+/// Run a program whose System V IPC goes through a region
+///
+/// The program's calls (shmget, semop, msgsnd and their relatives) are served by libvshmem.so,
+/// which is preloaded into it and into the programs it starts. Without --region the user's own
+/// endpoint is used; it is started if need be, shared by later commands, and leaves by itself when
+/// it has neither tasks nor objects.
+///
+/// A preload cannot reach programs that are linked statically or that run with other privileges
+/// than their caller's (setuid, setgid, file capabilities): those are refused.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Region to use, served by vshmemd or `vshmem agent` [default: $VSHMEM_SOCKET, or the user's own]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// Program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    pub program: Vec<OsString>,
+}
+
+/// Serve regions inside a guest
+///
+/// Enters each region through its /dev/vshmemN (kernel module uio_vshmem), lets programs attach at
+/// DIR/REGION.sock, watches them, and settles what they leave behind when they die. Running
+/// programs survive a restart of the agent. Needs root.
+#[derive(Args, Debug)]
+pub struct Agent {
+    /// Region to serve; may be given several times
+    #[arg(long = "region", value_name = "REGION", required = true)]
+    pub regions: Vec<String>,
+
+    /// Create this file, with the pid in it, once programs can attach
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+
+    /// Stay in the foreground (it always does; for service files that say so)
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// Throw-away virtual machines
+#[derive(Subcommand, Debug)]
+pub enum Vm {
+    /// Boot a guest with a region attached and run a command in it
+    Run(VmRun),
+}
+
+/// Boot a guest with a region attached and run a command in it
+///
+/// The guest sees the host's root file system under a writable layer of its own, so that any
+/// program of the host runs in it. Output streams through, and the exit status is the command's.
+/// `vshmemd` must serve the region, and QEMU must be installed.
+#[derive(Args, Debug)]
+pub struct VmRun {
+    /// Region to attach; may be given several times
+    #[arg(long = "region", value_name = "REGION", required = true)]
+    pub regions: Vec<String>,
+
+    /// Virtual processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub smp: u32,
+
+    /// Memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = mebibytes)]
+    pub mem: u64,
+
+    /// Join the guests of the same network name
+    #[arg(long, value_name = "NAME")]
+    pub net: Option<String>,
+
+    /// Kernel: a series such as 6.12, or a release such as 6.1.0-40-amd64 [default: the distribution's]
+    #[arg(long, value_name = "VERSION")]
+    pub kernel: Option<String>,
+
+    /// The guest's name in messages
+    #[arg(long, value_name = "NAME", default_value = "guest")]
+    pub name: String,
+
+    /// Command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub program: Vec<OsString>,
+}
+
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?}: a size such as 512M or 2G");
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'M' | 'm')) => (&text[..at], 1),
+        Some((at, 'G' | 'g')) => (&text[..at], 1024),
+        _ => return Err(wrong()),
+    };
+    let n: u64 = digits.parse().map_err(|_| wrong())?;
+    n.checked_mul(unit).filter(|mib| (64..=1 << 20).contains(mib)).ok_or_else(wrong)
+}
+
+/// List segments, semaphore sets and message queues of a region
+///
+/// Without -m, -q or -s all three are listed.
+#[derive(Args, Debug)]
+pub struct Ipcs {
+    #[command(flatten)]
+    pub at: At,
+
+    /// Shared memory segments
+    #[arg(short = 'm', long)]
+    pub shmems: bool,
+
+    /// Message queues
+    #[arg(short = 'q', long)]
+    pub queues: bool,
+
+    /// Semaphore sets
+    #[arg(short = 's', long)]
+    pub semaphores: bool,
+
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Remove segments, semaphore sets and message queues of a region
+///
+/// A segment that is attached goes when its last user detaches it.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(
+    ["shmem_id", "shmem_key", "queue_id", "queue_key", "semaphore_id", "semaphore_key", "all"]
+))]
+pub struct Ipcrm {
+    #[command(flatten)]
+    pub at: At,
+
+    /// Segment with this id
+    #[arg(short = 'm', long, value_name = "ID")]
+    pub shmem_id: Vec<i32>,
+
+    /// Segment with this key
+    #[arg(short = 'M', long, value_name = "KEY", value_parser = key)]
+    pub shmem_key: Vec<i32>,
+
+    /// Queue with this id
+    #[arg(short = 'q', long, value_name = "ID")]
+    pub queue_id: Vec<i32>,
+
+    /// Queue with this key
+    #[arg(short = 'Q', long, value_name = "KEY", value_parser = key)]
+    pub queue_key: Vec<i32>,
+
+    /// Semaphore set with this id
+    #[arg(short = 's', long, value_name = "ID")]
+    pub semaphore_id: Vec<i32>,
+
+    /// Semaphore set with this key
+    #[arg(short = 'S', long, value_name = "KEY", value_parser = key)]
+    pub semaphore_key: Vec<i32>,
+
+    /// Everything, or everything of one kind
+    #[arg(short = 'a', long, value_name = "KIND", num_args = 0..=1, require_equals = true)]
+    pub all: Option<Option<Kind>>,
+
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A kind of object, as `ipcrm --all` names them.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Shared memory segments
+    Shm,
+    /// Message queues
+    Msg,
+    /// Semaphore sets
+    Sem,
+}
+
+/// A key as `ipcs` prints it: decimal, or hexadecimal after 0x.
+fn key(text: &str) -> Result<i32, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok().map(u32::cast_signed),
+        None => text.parse::<i64>().ok().and_then(|n| {
+            i32::try_from(n).ok().or_else(|| u32::try_from(n).ok().map(u32::cast_signed))
+        }),
+    };
+    match parsed {
+        Some(0) => Err("key 0 is IPC_PRIVATE, which many objects may have: use an id".to_owned()),
+        Some(key) => Ok(key),
+        None => Err(format!("{text:?}: a number such as 42 or 0x2a")),
+    }
+}
+
+/// The kernels that share a region
+#[derive(Subcommand, Debug)]
+pub enum Peer {
+    /// List the host and the guests that have entered a region
+    List(List),
+}
+
+/// The processes attached to a region
+#[derive(Subcommand, Debug)]
+pub enum Task {
+    /// List the processes attached to a region
+    List(List),
+}
+
+/// The regions of this machine
+#[derive(Subcommand, Debug)]
+pub enum RegionCommand {
+    /// List the regions that can be attached to here
+    List(Format),
+}
+
+/// A listing of one region.
+#[derive(Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    pub at: At,
+
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Which region.
+#[derive(Args, Debug)]
+pub struct At {
+    /// Region [default: $VSHMEM_SOCKET, or the user's own]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+}
+
+/// How to print.
+#[derive(Args, Debug)]
+pub struct Format {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Vshmem::command().debug_assert();
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_printed() {
+        assert_eq!(key("0x2a"), Ok(42));
+        assert_eq!(key("0xffffffff"), Ok(-1));
+        assert_eq!(key("4294967295"), Ok(-1));
+        assert_eq!(key("-1"), Ok(-1));
+        assert!(key("0").unwrap_err().contains("IPC_PRIVATE"));
+        assert!(key("x").is_err());
+        assert!(key("0x1ffffffff").is_err());
+    }
+
+    #[test]
+    fn memory_sizes_have_a_unit() {
+        assert_eq!(mebibytes("512M"), Ok(512));
+        assert_eq!(mebibytes("2G"), Ok(2048));
+        for wrong in ["512", "M", "", "1M", "99999999999999999999G", "é"] {
+            assert!(mebibytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

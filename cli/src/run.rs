@@ -1,0 +1,185 @@
+//! `vshmem run`: sets up a program's environment and becomes it.
+
+use crate::args::Run;
+use crate::places::{self, Socket};
+use crate::{client, preload};
+use anyhow::{Context, anyhow, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::env;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Returns only when the program cannot be run.
+pub fn run(runtime_dir: &Path, args: &Run) -> anyhow::Error {
+    match prepare(runtime_dir, args) {
+        Ok(mut command) => {
+            let error = command.exec();
+            let name = command.get_program().to_string_lossy().into_owned();
+            anyhow::Error::new(error).context(format!("cannot run {name}"))
+        }
+        Err(e) => e,
+    }
+}
+
+fn prepare(runtime_dir: &Path, args: &Run) -> anyhow::Result<Command> {
+    let (program, rest) = args.program.split_first().context("no program given")?;
+    let file = places::in_path(program)
+        .ok_or_else(|| anyhow!("cannot run {}: it is not in PATH", program.to_string_lossy()))?;
+    preload::check(&file)?;
+    let library = places::library()?;
+    let socket = places::socket(runtime_dir, args.region.as_deref())?;
+    join(&socket, args.region.as_deref())?;
+    let path = std::path::absolute(socket.path())?;
+    let mut command = Command::new(program);
+    command.args(rest).env("VSHMEM_SOCKET", path).env("LD_PRELOAD", preloads(&library));
+    Ok(command)
+}
+
+/// The library first, then what was preloaded already.
+fn preloads(library: &Path) -> OsString {
+    let mut list = library.as_os_str().to_owned();
+    let before = env::var_os("LD_PRELOAD").unwrap_or_default();
+    let parts = before.as_encoded_bytes().split(|b| matches!(b, b':' | b' '));
+    if parts.clone().any(|p| p == library.as_os_str().as_encoded_bytes()) {
+        return before;
+    }
+    if parts.into_iter().any(|p| !p.is_empty()) {
+        list.push(":");
+        list.push(before);
+    }
+    list
+}
+
+/// Becomes a task already now: the program, which this process will be, stays that task however
+/// late its first call comes, and a refusal is told here, not in the middle of the program.
+fn join(socket: &Socket, region: Option<&str>) -> anyhow::Result<()> {
+    let path = socket.path();
+    let connection = match socket {
+        Socket::Region(_) => client::reach(path).map_err(|e| unreachable(path, region, e))?,
+        Socket::Own(_) => own_endpoint(path)?,
+    };
+    client::attach(&connection, path)
+}
+
+/// Why nobody answers at `path`, and what to do about it.
+pub fn unreachable(path: &Path, region: Option<&str>, errno: Errno) -> anyhow::Error {
+    let cause = match errno {
+        Errno::NOENT => "there is no such socket".to_owned(),
+        Errno::CONNREFUSED => "nobody listens there any more".to_owned(),
+        e => e.to_string(),
+    };
+    let what = match region {
+        Some(region) => format!("region {region}"),
+        None => "the region of VSHMEM_SOCKET".to_owned(),
+    };
+    let remedy = match errno {
+        Errno::ACCESS | Errno::PERM => "ask for access to the socket",
+        _ if region.is_none() => "unset VSHMEM_SOCKET, or start its endpoint",
+        _ => "start vshmemd with that region (on the host) or `vshmem agent` (in a guest)",
+    };
+    anyhow!("{what} has no endpoint at {}: {cause}; {remedy}", path.display())
+}
+
+/// A connection to the user's own endpoint, which is started if nobody is there. It may leave just
+/// when it is wanted: then the next round starts another.
+fn own_endpoint(path: &Path) -> anyhow::Result<OwnedFd> {
+    let dir = path.parent().context("the socket has no directory")?;
+    places::make_private(dir)?;
+    for _ in 0..3 {
+        match client::reach(path) {
+            Ok(connection) => return Ok(connection),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot use {}", path.display())),
+        }
+        // A child of its own starts it: the program that this process becomes must not have a
+        // daemon among its children.
+        let me = env::current_exe().context("cannot find this program")?;
+        let status = Command::new(me)
+            .arg("start-endpoint")
+            .arg("--socket")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot start the endpoint")?;
+        if !status.success() {
+            bail!("there is no endpoint at {}, and none could be started", path.display());
+        }
+    }
+    bail!("the endpoint at {} leaves as soon as it is started: see its log there", path.display())
+}
+
+/// How long a new endpoint may take.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// `vshmem start-endpoint`: starts `vshmemd --embedded` unless somebody else just did.
+pub fn start_endpoint(path: &Path) -> anyhow::Result<()> {
+    let dir = path.parent().context("the socket has no directory")?;
+    places::make_private(dir)?;
+    let lock_path = dir.join("start.lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+    let lock = lock.with_context(|| format!("cannot open {}", lock_path.display()))?;
+    flock(&lock, FlockOperation::LockExclusive).context("cannot lock")?;
+    if client::reach(path).is_ok() {
+        return Ok(());
+    }
+    let log_path = dir.join("vshmemd.log");
+    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
+    let began = log.metadata()?.len();
+    // Inherited by the daemon, which writes to it when it serves; without it, it has failed.
+    let (ready, tell) = rustix::pipe::pipe().context("cannot make a pipe")?;
+    rustix::io::fcntl_setfd(&ready, rustix::io::FdFlags::CLOEXEC)?;
+    let daemon = places::daemon()?;
+    let mut command = Command::new(&daemon);
+    command.arg("--embedded").arg("--socket").arg(path);
+    command.arg("--ready-fd").arg(tell.as_raw_fd().to_string());
+    // It serves many programs: it must not keep this one's directory, terminal or preloads.
+    command.current_dir("/").env_remove("LD_PRELOAD").env_remove("VSHMEM_SOCKET");
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    let child = command.spawn().with_context(|| format!("cannot start {}", daemon.display()))?;
+    drop(tell);
+    if wait_ready(&ready)? {
+        return Ok(());
+    }
+    bail!(
+        "{} (pid {}) did not get ready: {}\n(all of its log: {})",
+        daemon.display(),
+        child.id(),
+        tail(&log_path, began),
+        log_path.display()
+    )
+}
+
+fn wait_ready(ready: &OwnedFd) -> anyhow::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec::try_from(START_LIMIT)?;
+    let mut fds = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
+    if poll(&mut fds, Some(&limit))? == 0 {
+        return Ok(false);
+    }
+    let mut bytes = [0; 16];
+    Ok(rustix::io::read(ready, &mut bytes)? > 0)
+}
+
+/// The last lines written to `log` since it had `from` bytes.
+fn tail(log: &Path, from: u64) -> String {
+    use std::io::{Seek, SeekFrom};
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(64 << 10).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(3)..].join("\n")
+}
