@@ -65,7 +65,9 @@ impl Endpoint {
     }
 
     fn attach(&mut self, token: u64, sender: Credentials) -> Result<Answer, Refusal> {
-        let Some(connection) = self.connections.get(&token) else { return Err(gone()) };
+        let Some(connection) = self.connections.get_mut(&token) else { return Err(gone()) };
+        // Until it is known whose it is now: it must not end with a task that has left.
+        connection.role = Role::New;
         let who = connection.who;
         if sender.pid == 0 || who.pid == 0 {
             return Err(Refusal::new(
@@ -104,11 +106,14 @@ impl Endpoint {
         self.welcome(task)
     }
 
-    /// The task that `process` already is. One of the same pid but another start time is dead,
-    /// and its end has not been seen yet.
+    /// The task that `process` already is. One of the same pid but another start time is dead, and
+    /// its end has not been seen yet; one whose slot is not its own any more has left by itself.
     fn known(&mut self, process: &Process) -> Option<u64> {
         let token = self.task_of_pid(process.pid)?;
-        if self.tasks.get(&token).is_some_and(|t| t.process.start == process.start) {
+        let task = self.tasks.get(&token)?;
+        let slot = self.region.task(task.id.index).ok().flatten();
+        let is_in = slot.is_some_and(|t| t.id == task.id && t.state == task::LIVE);
+        if is_in && task.process.start == process.start {
             return Some(token);
         }
         self.task_ended(token);

@@ -76,6 +76,22 @@ fn a_second_connection_of_the_same_image_shares_the_slot_and_keeps_its_lanes() {
 }
 
 #[test]
+fn a_task_that_has_left_attaches_as_another_one() {
+    let mut w = World::new();
+    let set = w.new_set(1);
+    let mut h = w.helper();
+    let first = w.tell(&mut h, "attach");
+    w.tell(&mut h, &format!("down {set}"));
+    w.tell(&mut h, "leave");
+    assert_eq!((w.value(set), w.slots()), (1, 0));
+    assert_ne!(w.tell(&mut h, "attach"), first);
+    assert_eq!((w.slots(), w.endpoint().tasks()), (1, 1));
+    w.tell(&mut h, &format!("down {set}"));
+    w.kill(&mut h);
+    assert_eq!((w.value(set), w.slots()), (1, 0));
+}
+
+#[test]
 fn a_restarted_endpoint_adopts_the_living_and_reaps_the_dead() {
     let mut w = World::new();
     let set = w.new_set(5);

@@ -385,6 +385,12 @@ impl Me {
                 shm::attach(region, lane, &c, number(1), 0o6).unwrap();
                 "ok".to_owned()
             }
+            "leave" => {
+                let (region, lane, c) = self.at();
+                vshmem_sysv::reap::task(region, lane, c.task).unwrap();
+                region.release_lane(lane.id(), Owner::Task(c.task)).unwrap();
+                "ok".to_owned()
+            }
             "close" => {
                 self.connection = None;
                 self.fds.clear();
