@@ -448,10 +448,13 @@ impl Daemon {
     fn dispatch(&mut self, source: Source, flags: EventFlags, on_sigterm: End) -> Option<End> {
         let index = match source {
             Source::Signal => {
-                while let Some(signal) = read_signal(&self.signals) {
+                while let Some((signal, sender)) = read_signal(&self.signals) {
                     match signal {
-                        libc::SIGTERM => return Some(on_sigterm),
-                        libc::SIGINT => return Some(End::Release),
+                        libc::SIGTERM | libc::SIGINT => {
+                            info!(signal, sender, "told to stop");
+                            let term = signal == libc::SIGTERM;
+                            return Some(if term { on_sigterm } else { End::Release });
+                        }
                         _ => info!("SIGHUP: the configuration is read at the start only"),
                     }
                 }

@@ -89,12 +89,22 @@ impl Lock {
 
     /// The pid of the daemon that holds the lock of `dir`, if one does.
     pub fn owner(dir: &Path) -> Option<u32> {
-        let file = File::open(dir.join(FILE)).ok()?;
+        let path = dir.join(FILE);
+        let file = File::open(&path).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => read_pid(&file),
+            Err(Errno::WOULDBLOCK) => read_pid(&file).filter(|&pid| has_open(pid, &path)),
             _ => None,
         }
     }
+}
+
+/// Whether process `pid` has the file open. What a crashed daemon wrote stands
+/// in the file until the next one has written its own, and may by then be the
+/// pid of anybody.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let Ok(path) = path.canonicalize() else { return false };
+    files.flatten().any(|f| std::fs::read_link(f.path()).is_ok_and(|link| link == path))
 }
 
 fn read_pid(file: &File) -> Option<u32> {

@@ -76,14 +76,17 @@ pub fn signal_fd(signals: &[libc::c_int]) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The number of the next pending signal of a descriptor from [`signal_fd`].
-pub fn read_signal(fd: impl AsFd) -> Option<libc::c_int> {
+/// The next pending signal of a descriptor from [`signal_fd`], and the pid of
+/// the process that sent it (0 when the kernel or a terminal did).
+pub fn read_signal(fd: impl AsFd) -> Option<(libc::c_int, u32)> {
     let mut buf = [0_u8; size_of::<libc::signalfd_siginfo>()];
-    match rustix::io::read(fd, &mut buf) {
-        // `ssi_signo` is the first field, 32 bits wide.
-        Ok(n) if n == buf.len() => Some(i32::from_ne_bytes([buf[0], buf[1], buf[2], buf[3]])),
-        _ => None,
+    if rustix::io::read(fd, &mut buf) != Ok(buf.len()) {
+        return None;
     }
+    // `struct signalfd_siginfo` begins with ssi_signo, ssi_errno, ssi_code and
+    // ssi_pid, of 32 bits each.
+    let word = |at: usize| u32::from_ne_bytes([buf[at], buf[at + 1], buf[at + 2], buf[at + 3]]);
+    Some((word(0).cast_signed(), word(12)))
 }
 
 /// Takes over descriptor `number`, which our caller says it left open for us;
