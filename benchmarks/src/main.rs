@@ -105,7 +105,7 @@ fn measure(
     for _ in 0..options.rounds {
         sample(&mut Command::new(program), micro, &mut kernel)?;
         if let Some(session) = session {
-            sample(&mut session.run(program), micro, &mut ours)?;
+            sample(&mut session.run(None, program), micro, &mut ours)?;
         }
     }
     Ok(Row::new(micro, &kernel, session.map(|_| &ours)))

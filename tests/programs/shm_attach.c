@@ -34,15 +34,6 @@ int main(void)
     say("write to the read-only view");
     write_to(ro);
     say("ro[0] is '%c'", ro[0]);
-    RC(mprotect(ro, 4096, PROT_READ | PROT_WRITE));
-    RC(mprotect(ro, 4096, PROT_READ));
-    RC(mprotect(rw, 4096, PROT_READ));
-    say("write to the protected page");
-    write_to(rw);
-    RC(mprotect(rw, 4096, PROT_READ | PROT_WRITE));
-    say("write to it again");
-    write_to(rw);
-
     /* Two views of one kind. */
     char *second = shmat(id, NULL, 0);
     YES(second != (void *)-1);
@@ -51,6 +42,15 @@ int main(void)
     say("rw[9000] is '%c'", rw[9000]);
     RC(shmctl(id, IPC_STAT, &ds));
     VAL(ds.shm_nattch);
+
+    RC(mprotect(ro, 4096, PROT_READ | PROT_WRITE));
+    RC(mprotect(ro, 4096, PROT_READ));
+    RC(mprotect(rw, 4096, PROT_READ));
+    say("write to the protected page");
+    write_to(rw);
+    RC(mprotect(rw, 4096, PROT_READ | PROT_WRITE));
+    say("write to it again");
+    write_to(rw);
 
     RC(shmdt(rw + 1));
     RC(shmdt(rw + 4096));

@@ -30,10 +30,23 @@ pub enum Event {
 /// and all guests are gone.
 #[derive(Debug)]
 pub struct Host {
+    // Dropped in this order: the session ends what the daemon leaves.
+    daemon: Daemon,
     session: Session,
     region: String,
-    daemon: Child,
     folder: tempfile::TempDir,
+}
+
+/// `vshmemd` by itself; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Gone already when it was ended in order.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Host {
@@ -51,7 +64,7 @@ impl Host {
         for source in build::sources(&build::programs().join("demo"))? {
             build::compile(&source, folder.path())?;
         }
-        let daemon = start_daemon(&session, folder.path(), region, size)?;
+        let daemon = Daemon::start(&session, folder.path(), region, size)?;
         Ok(Self { session, region: region.to_owned(), daemon, folder })
     }
 
@@ -84,8 +97,9 @@ impl Host {
     ///
     /// It does not end, or a process of the session is left.
     pub fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.daemon), Signal::INT)?;
-        let status = wait_for(&mut self.daemon, DAEMON_LIMIT)?.context("vshmemd ignores SIGINT")?;
+        kill_process(Pid::from_child(&self.daemon.0), Signal::INT)?;
+        let status =
+            wait_for(&mut self.daemon.0, DAEMON_LIMIT)?.context("vshmemd ignores SIGINT")?;
         ensure!(status.success(), "vshmemd ended with {status}");
         let until = Instant::now() + DAEMON_LIMIT;
         loop {
@@ -99,14 +113,6 @@ impl Host {
             }
             std::thread::sleep(POLL);
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // Gone already after `stop`; the session ends whatever else is there.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
     }
 }
 
@@ -127,39 +133,47 @@ fn wait_for(child: &mut Child, limit: Duration) -> Result<Option<std::process::E
     }
 }
 
-fn start_daemon(session: &Session, folder: &Path, region: &str, size: &str) -> Result<Child> {
-    let config = folder.join("vshmemd.toml");
-    let text = format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n");
-    std::fs::write(&config, text).with_context(|| format!("{}", config.display()))?;
-    let ready = folder.join("ready");
-    let log = folder.join("vshmemd.log");
-    let mut daemon = session
-        .command(&session.artifacts().vshmemd)
-        .arg("--config")
-        .arg(&config)
-        .arg("--ready-file")
-        .arg(&ready)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log)?)
-        .process_group(0)
-        .spawn()
-        .context("cannot start vshmemd")?;
-    let until = Instant::now() + DAEMON_LIMIT;
-    while !ready.exists() {
-        let ended = daemon.try_wait()?;
-        if ended.is_some() || Instant::now() > until {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            match ended {
-                Some(status) => bail!("vshmemd ended with {status}\n{said}"),
-                None => bail!("vshmemd is not ready within {DAEMON_LIMIT:?}\n{said}"),
+impl Daemon {
+    /// Serves one region, to which everyone may attach; returns once it does.
+    /// Its configuration and log are in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// It ends, or is not ready in time; its log is in the message.
+    pub fn start(session: &Session, folder: &Path, region: &str, size: &str) -> Result<Self> {
+        let config = folder.join("vshmemd.toml");
+        let text = format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n");
+        std::fs::write(&config, text).with_context(|| format!("{}", config.display()))?;
+        let ready = folder.join("ready");
+        let log = folder.join("vshmemd.log");
+        let mut daemon = session
+            .command(&session.artifacts().vshmemd)
+            .arg("--config")
+            .arg(&config)
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
+            .process_group(0)
+            .spawn()
+            .context("cannot start vshmemd")?;
+        let until = Instant::now() + DAEMON_LIMIT;
+        while !ready.exists() {
+            let ended = daemon.try_wait()?;
+            if ended.is_some() || Instant::now() > until {
+                let _ = daemon.kill();
+                let _ = daemon.wait();
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                match ended {
+                    Some(status) => bail!("vshmemd ended with {status}\n{said}"),
+                    None => bail!("vshmemd is not ready within {DAEMON_LIMIT:?}\n{said}"),
+                }
             }
+            std::thread::sleep(POLL);
         }
-        std::thread::sleep(POLL);
+        Ok(Self(daemon))
     }
-    Ok(daemon)
 }
 
 struct Guest {

@@ -60,10 +60,15 @@ impl Session {
         self.command(&self.artifacts.vshmem)
     }
 
-    /// A program under `vshmem run`.
-    pub fn run(&self, program: &Path) -> Command {
+    /// A program under `vshmem run`: in a region that a daemon serves, else with
+    /// the user's own endpoint, which the first one starts.
+    pub fn run(&self, region: Option<&str>, program: &Path) -> Command {
         let mut command = self.vshmem();
-        command.args(["run", "--"]).arg(program);
+        command.arg("run");
+        if let Some(region) = region {
+            command.args(["--region", region]);
+        }
+        command.arg("--").arg(program);
         command
     }
 

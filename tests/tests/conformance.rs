@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
+use vshmem_tests::guests::Daemon;
 use vshmem_tests::run::Outcome;
 use vshmem_tests::session::Session;
 use vshmem_tests::{build, diff::diff, run::run};
@@ -48,8 +49,34 @@ fn compare(kernel: &Outcome, ours: &Outcome) -> Result<(), String> {
     Err(report)
 }
 
-fn conforms(session: Option<&Session>, source: &Path, folder: &Path) -> Result<()> {
-    let program = build::compile(source, folder)?;
+/// The region of those programs that act as several users: an own endpoint
+/// serves its user alone.
+const SHARED: &str = "shared";
+
+/// Where our side runs.
+struct Place {
+    _daemon: Daemon,
+    session: Session,
+    _folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let (session, folder) = (Session::new()?, tempfile::tempdir()?);
+        let daemon = Daemon::start(&session, folder.path(), SHARED, "64M")?;
+        Ok(Self { _daemon: daemon, session, _folder: folder })
+    }
+}
+
+/// What a program's source says about it.
+struct Needs {
+    source: PathBuf,
+    users: bool,
+    root: bool,
+}
+
+fn conforms(place: Option<&Place>, needs: &Needs, folder: &Path) -> Result<()> {
+    let program = build::compile(&needs.source, folder)?;
     let kernel = on_the_kernel(&program)?;
     anyhow::ensure!(
         kernel.good(),
@@ -58,31 +85,33 @@ fn conforms(session: Option<&Session>, source: &Path, folder: &Path) -> Result<(
         kernel.stdout,
         kernel.stderr
     );
-    let Some(session) = session else { return Ok(()) };
-    let ours = run(&mut session.run(&program), WATCHDOG)?;
+    let Some(place) = place else { return Ok(()) };
+    let region = needs.users.then_some(SHARED);
+    let ours = run(&mut place.session.run(region, &program), WATCHDOG)?;
     compare(&kernel, &ours).map_err(anyhow::Error::msg)
 }
 
-fn trials(
-    session: Result<Option<Session>, String>,
-) -> Result<(Vec<Trial>, Arc<tempfile::TempDir>)> {
+fn trials(place: Result<Option<Place>, String>) -> Result<Vec<Trial>> {
     let folder = Arc::new(tempfile::tempdir()?);
-    let session = Arc::new(session);
-    let root = rustix::process::geteuid().is_root();
+    let place = Arc::new(place);
+    let is_root = rustix::process::geteuid().is_root();
     let mut trials = Vec::new();
     for source in build::sources(&build::programs())? {
-        let name =
-            source.file_stem().context("a source without a name")?.to_string_lossy().into_owned();
-        let needs_root = std::fs::read_to_string(&source)?.contains("need_root()");
-        let (session, folder, source) = (session.clone(), folder.clone(), PathBuf::from(&source));
+        let name = source.file_stem().context("a source without a name")?;
+        let name = name.to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&source)?;
+        let (users, root) = (text.contains("become("), text.contains("need_root()"));
+        let needs = Needs { source, users, root };
+        let ignored = needs.root && !is_root;
+        let (place, folder) = (place.clone(), folder.clone());
         let trial = Trial::test(name, move || {
-            let session = session.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
-            conforms(session.as_ref(), &source, folder.path())
+            let place = place.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
+            conforms(place.as_ref(), &needs, folder.path())
                 .map_err(|e| Failed::from(format!("{e:#}")))
         });
-        trials.push(trial.with_ignored_flag(needs_root && !root));
+        trials.push(trial.with_ignored_flag(ignored));
     }
-    Ok((trials, folder))
+    Ok(trials)
 }
 
 fn main() -> ExitCode {
@@ -92,18 +121,18 @@ fn main() -> ExitCode {
         let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
         arguments.test_threads = Some(cores.clamp(2, 8));
     }
-    let session = if arguments.list || std::env::var_os("VSHMEM_ORACLE_ONLY").is_some() {
+    let place = if arguments.list || std::env::var_os("VSHMEM_ORACLE_ONLY").is_some() {
         Ok(None)
     } else {
-        Session::new().map(Some).map_err(|e| format!("{e:#}"))
+        Place::new().map(Some).map_err(|e| format!("{e:#}"))
     };
-    let (trials, _folder) = match trials(session) {
+    let trials = match trials(place) {
         Ok(made) => made,
         Err(error) => {
             eprintln!("error: {error:#}");
             return ExitCode::FAILURE;
         }
     };
-    // The trials own the session; it ends when they have been run.
+    // The trials own the place; it ends when they have been run.
     libtest_mimic::run(&arguments, trials).exit_code()
 }
