@@ -1,7 +1,6 @@
 //! `vshmem agent`: the endpoint of a guest.
 
 use crate::args::Agent;
-use crate::places::check_name;
 use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
@@ -58,14 +57,16 @@ struct Served {
 
 /// Serves until killed, or until a region can no longer be served.
 pub fn run(runtime_dir: &Path, args: &Agent) -> anyhow::Result<()> {
-    for name in &args.regions {
-        check_name(name)?;
-    }
     let made = DirBuilder::new().recursive(true).mode(0o755).create(runtime_dir);
     made.with_context(|| format!("cannot create {}", runtime_dir.display()))?;
-    // Loads it where it is installed; where it is not, what is missing is said.
-    let loaded = vshmem_driver::find::load_module();
-    let nodes = Sysfs::default().nodes().map_err(|e| loaded.err().unwrap_or(e))?;
+    let nodes = match Sysfs::default().nodes() {
+        // The module is the one thing missing that can be had here.
+        Err(vshmem_driver::Error::NotLoaded { .. }) => {
+            vshmem_driver::find::load_module()?;
+            Sysfs::default().nodes()?
+        }
+        other => other?,
+    };
     let mut served = Vec::new();
     for name in &args.regions {
         let one = serve(runtime_dir, name, &nodes).with_context(|| format!("region {name}"))?;

@@ -15,16 +15,9 @@ use std::path::PathBuf;
 #[command(after_long_help = "Exit status: 0 done, 1 failed, 2 wrong usage. Programs run by \
                              `vshmem run` and `vshmem vm run` give theirs.")]
 pub struct Vshmem {
-    /// Directory of the sockets
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "VSHMEM_RUNTIME_DIR",
-        default_value = "/run/vshmem",
-        hide_env_values = true
-    )]
-    pub runtime_dir: PathBuf,
+    /// Directory of the sockets [default: $VSHMEM_RUNTIME_DIR, or /run/vshmem]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
 
     #[command(subcommand)]
     pub command: Command,
@@ -81,7 +74,7 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct Run {
     /// Region to use, served by vshmemd or `vshmem agent` [default: $VSHMEM_SOCKET, or the user's own]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
 
     /// Program and its arguments
@@ -102,7 +95,7 @@ pub struct Run {
 #[derive(Args, Debug)]
 pub struct Agent {
     /// Region to serve; may be given several times
-    #[arg(long = "region", value_name = "REGION", required = true)]
+    #[arg(long = "region", value_name = "REGION", required = true, value_parser = region_name)]
     pub regions: Vec<String>,
 
     /// Create this file, with the pid in it, once programs can attach
@@ -129,7 +122,7 @@ pub enum Vm {
 #[derive(Args, Debug)]
 pub struct VmRun {
     /// Region to attach; may be given several times
-    #[arg(long = "region", value_name = "REGION", required = true)]
+    #[arg(long = "region", value_name = "REGION", required = true, value_parser = region_name)]
     pub regions: Vec<String>,
 
     /// Virtual processors
@@ -201,6 +194,10 @@ pub struct Ipcs {
 ///
 /// A segment that is attached goes when its last user detaches it.
 #[derive(Args, Debug)]
+#[command(
+    override_usage = "vshmem ipcrm [OPTIONS] -m ID | -M KEY | -q ID | -Q KEY | -s ID | -S KEY \
+                            | --all[=KIND]..."
+)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(
     ["shmem_id", "shmem_key", "queue_id", "queue_key", "semaphore_id", "semaphore_key", "all"]
 ))]
@@ -250,6 +247,13 @@ pub enum Kind {
     Msg,
     /// Semaphore sets
     Sem,
+}
+
+fn region_name(text: &str) -> Result<String, String> {
+    if vshmem_core::format::valid_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err("use 1 to 32 of a-z, 0-9, '-' and '_'".to_owned())
 }
 
 /// A key as `ipcs` prints it: decimal, or hexadecimal after 0x.
@@ -302,7 +306,7 @@ pub struct List {
 #[derive(Args, Debug)]
 pub struct At {
     /// Region [default: $VSHMEM_SOCKET, or the user's own]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{Ipcrm, Ipcs, Kind};
 use crate::listing::{self, Format};
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -305,7 +305,8 @@ pub fn remove(runtime_dir: &Path, args: &Ipcrm) -> anyhow::Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} objects were not removed");
+        let objects = if failed == 1 { "object was" } else { "objects were" };
+        bail!("{failed} {objects} not removed");
     }
     Ok(())
 }
@@ -318,13 +319,26 @@ const fn word(kind: Table) -> &'static str {
     }
 }
 
+/// What a failed call means for a person.
+fn explain(e: vshmem::Error, what: &str) -> anyhow::Error {
+    match e {
+        vshmem::Error::Call(Error::Errno(Errno::ENOENT | Errno::EINVAL | Errno::EIDRM)) => {
+            anyhow!("the region has no {what}: see `vshmem ipcs`")
+        }
+        vshmem::Error::Call(Error::Errno(Errno::EPERM | Errno::EACCES)) => {
+            anyhow!("{what} is not yours: ask its owner, or root")
+        }
+        e => anyhow::Error::new(e).context(what.to_owned()),
+    }
+}
+
 fn id_of(session: &Session, kind: Table, key: i32) -> anyhow::Result<i32> {
     let id = session.call(|r, on, c| match kind {
         Table::Seg => shm::get(r, on, c, key, 0, 0),
         Table::Set => sem::get(r, on, c, key, 0, 0),
         Table::Queue => msg::get(r, on, c, key, 0),
     });
-    id.with_context(|| format!("{} with key {key:#010x}", word(kind)))
+    id.map_err(|e| explain(e, &format!("{} with key {key:#010x}", word(kind))))
 }
 
 fn remove_one(session: &Session, kind: Table, id: i32, dry: bool) -> anyhow::Result<()> {
@@ -336,7 +350,7 @@ fn remove_one(session: &Session, kind: Table, id: i32, dry: bool) -> anyhow::Res
         (Table::Set, false) => sem::remove(r, on, c, id),
         (Table::Queue, false) => msg::remove(r, on, c, id),
     });
-    done.with_context(|| format!("{} {id}", word(kind)))?;
+    done.map_err(|e| explain(e, &format!("{} {id}", word(kind))))?;
     if dry {
         listing::print(&format!("would remove {} {id}\n", word(kind)))?;
     }

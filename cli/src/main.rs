@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
-    let dir = &args.runtime_dir;
+    let dir = &places::runtime_dir(args.runtime_dir.as_deref());
     let done = match &args.command {
         Command::Run(args) => Err(run::run(dir, args)),
         Command::Agent(args) => {

@@ -47,9 +47,9 @@ fn check_at(program: &Path, depth: u32) -> anyhow::Result<()> {
             "{name} is linked statically: a preload cannot reach it, and its System V IPC would go \
              to this kernel alone. Link it dynamically, or with libvshmem"
         ),
-        Image::Dynamic { bits, .. } if usize::from(bits) != 8 * size_of::<usize>() => bail!(
+        Image::Dynamic { bits, .. } if u32::from(bits) != usize::BITS => bail!(
             "{name} is a {bits}-bit program, and libvshmem.so is not: use a {}-bit build of it",
-            8 * size_of::<usize>()
+            usize::BITS
         ),
         Image::Dynamic { loader, .. } if loader.contains("ld-musl") => bail!(
             "{name} uses musl, and libvshmem.so is built for the GNU C library: use a build of it \
