@@ -30,8 +30,8 @@ pub unsafe extern "C" fn msgsnd(
     flags: c_int,
 ) -> c_int {
     match session() {
-        // SAFETY: as the caller promises.
         Some(s) if id & ID_BIT != 0 => {
+            // SAFETY: as the caller promises.
             int(|| unsafe { send(s, id, message, n, flags) }.map(|()| 0))
         }
         // SAFETY: the kernel checks the pointer.
@@ -169,7 +169,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> 
             // The constants are the kernel's, of no use to anybody, as `ipcs -l` prints them.
             let out = MsgInfo {
                 msgpool: if used { int(i.used_queues.into()) } else { 512_000 },
-                msgmap: if used { int(i.messages.into()) } else { 16_384 },
+                msgmap: if used { int(i.messages) } else { 16_384 },
                 msgmax: int(i.msgmax.into()),
                 msgmnb: int(i.msgmnb.into()),
                 msgmni: int(i.msgmni.into()),

@@ -21,7 +21,7 @@ use crate::session::{Seat, Shared};
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use vshmem_core::Region;
 use vshmem_core::attach::{Op, Request};
 use vshmem_core::layout::task;
@@ -41,6 +41,8 @@ const SESSIONS: usize = 16;
 static SESSIONS_HERE: [AtomicPtr<Shared>; SESSIONS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; SESSIONS];
 static HANDLERS: Once = Once::new();
+/// Threads that look at sessions they found above; no session ends meanwhile.
+static LOOKING: AtomicUsize = AtomicUsize::new(0);
 
 pub(crate) fn register(shared: &Shared) -> Result<()> {
     HANDLERS.call_once(|| {
@@ -56,23 +58,28 @@ pub(crate) fn register(shared: &Shared) -> Result<()> {
     SESSIONS_HERE.iter().find(free).map(drop).ok_or(Error::Sessions(SESSIONS))
 }
 
+/// Takes a session out; afterwards no handler uses it.
 pub(crate) fn unregister(shared: &Shared) {
     let here = ptr::from_ref(shared).cast_mut();
     for slot in &SESSIONS_HERE {
-        // Relaxed: the session's owner lets no `fork` run beside its drop.
-        let _ = slot.compare_exchange(here, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+        // SeqCst, with the load and the counter in `each`: either that finds the slot empty, or
+        // the loop below finds it counted.
+        let _ = slot.compare_exchange(here, ptr::null_mut(), Ordering::SeqCst, Ordering::Relaxed);
+    }
+    while LOOKING.load(Ordering::SeqCst) > 0 {
+        std::thread::yield_now();
     }
 }
 
 fn each(f: impl Fn(&Shared)) {
+    LOOKING.fetch_add(1, Ordering::SeqCst);
     for slot in &SESSIONS_HERE {
-        // Acquire: pairs with the Release in `register`.
-        let at = slot.load(Ordering::Acquire);
-        // SAFETY: registered sessions are alive.
-        if let Some(shared) = unsafe { at.as_ref() } {
+        // SAFETY: registered sessions are alive, and stay so while this thread is counted.
+        if let Some(shared) = unsafe { slot.load(Ordering::SeqCst).as_ref() } {
             f(shared);
         }
     }
+    LOOKING.fetch_sub(1, Ordering::SeqCst);
 }
 
 extern "C" fn before() {
@@ -96,6 +103,8 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
+    // Whoever else was counted does not exist here.
+    LOOKING.store(0, Ordering::SeqCst);
     each(|s| {
         s.state.reopen();
         s.link.reopen();

@@ -317,3 +317,140 @@ impl Mem for Mapping {
 }
 
 const _: () = assert!(lane::STATUS.is_multiple_of(8));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::time::{Duration, Instant};
+
+    const LEN: u64 = 1 << 20;
+
+    fn memfd(size: u64) -> OwnedFd {
+        // SAFETY: a name with its end.
+        let raw = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+        // SAFETY: just made.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        // SAFETY: no pointers.
+        assert_eq!(unsafe { libc::ftruncate(raw, size as libc::off_t) }, 0);
+        fd
+    }
+
+    fn mapping() -> Mapping {
+        let fd = memfd(REGION_BASE + LEN);
+        let span = Span::map(fd.as_raw_fd(), LEN, Path::new("test")).unwrap();
+        let link = Arc::new(Lock::new(Link::new(Path::new("/nowhere"))));
+        Mapping::new(Arc::new(span), link, false, 0)
+    }
+
+    #[test]
+    fn offsets_outside_and_misaligned_are_refused() {
+        let m = mapping();
+        assert_eq!(m.len(), LEN);
+        m.store(Offset(LEN - 8), 7, Ordering::Relaxed).unwrap();
+        assert_eq!(m.load(Offset(LEN - 8), Ordering::Relaxed), Ok(7));
+        for at in [LEN, LEN - 4, 3, u64::MAX, u64::MAX - 7] {
+            assert!(m.load(Offset(at), Ordering::Relaxed).is_err(), "{at}");
+            assert!(m.swap(Offset(at), 1).is_err(), "{at}");
+        }
+        assert!(m.write_bytes(Offset(LEN - 1), b"ab").is_err());
+        assert_eq!(m.sleep(Offset(LEN), 0, None), Woken::Interrupted);
+        m.wake(0, Offset(LEN), 0);
+        m.wake(0, Offset(0), 9);
+    }
+
+    #[test]
+    fn files_shorter_than_their_region_and_odd_lengths_are_refused() {
+        let fd = memfd(REGION_BASE + LEN);
+        let path = Path::new("test");
+        assert!(check_length(fd.as_raw_fd(), LEN, path).is_ok());
+        let short = check_length(fd.as_raw_fd(), LEN + 1, path).unwrap_err();
+        assert!(short.to_string().contains("the file has only 3145728 bytes"), "{short}");
+        for len in [0, 100, u64::MAX, 1 << 63] {
+            assert!(Span::map(fd.as_raw_fd(), len, path).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_sleep_ends_by_value_by_time_and_by_wake() {
+        let m = mapping();
+        assert_eq!(m.sleep(Offset(0), 1, None), Woken::Maybe);
+        let (begin, limit) = (Instant::now(), 20_000_000);
+        assert_eq!(m.sleep(Offset(0), 0, Some(m.now() + limit)), Woken::TimedOut);
+        assert!(begin.elapsed() >= Duration::from_nanos(limit));
+        std::thread::scope(|s| {
+            let sleeper = s.spawn(|| {
+                while m.load(Offset(0), Ordering::Acquire).unwrap() == 0 {
+                    m.sleep(Offset(0), 0, None);
+                }
+            });
+            m.store(Offset(0), 1, Ordering::Release).unwrap();
+            while !sleeper.is_finished() {
+                m.wake(0, Offset(0), 0);
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn a_handler_ends_a_sleep_although_it_asks_for_a_restart() {
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: zeros are valid; the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
+        }
+        let m = mapping();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            let sleeper = s.spawn(|| {
+                // SAFETY: cannot fail.
+                tell.send(unsafe { libc::pthread_self() }).unwrap();
+                m.sleep(Offset(0), 0, None)
+            });
+            let thread = told.recv().unwrap();
+            while !sleeper.is_finished() {
+                // SAFETY: not joined yet.
+                unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+                std::thread::yield_now();
+            }
+            assert_eq!(sleeper.join().unwrap(), Woken::Interrupted);
+        });
+    }
+
+    #[test]
+    fn a_stop_and_continuation_end_the_sleep_of_semop_only() {
+        // In a child, whose stopping does not stop the test.
+        // SAFETY: the child uses this crate and leaves.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let m = mapping();
+            let soon = m.now() + 20_000_000_000;
+            let _in = crate::sigcont::InSemop::new();
+            let good = m.sleep(Offset(0), 0, Some(soon)) == Woken::Interrupted;
+            // SAFETY: only asks: zeros are valid.
+            let mut after: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: as above.
+            unsafe { libc::sigaction(libc::SIGCONT, std::ptr::null(), &raw mut after) };
+            let restored = after.sa_sigaction == libc::SIG_DFL;
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!(good && restored))) };
+        }
+        let mut status = 0;
+        loop {
+            // SAFETY: the child, not yet waited for.
+            unsafe { libc::kill(child, libc::SIGSTOP) };
+            // SAFETY: as above.
+            unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) };
+            if !libc::WIFSTOPPED(status) {
+                break;
+            }
+            // SAFETY: as above.
+            unsafe { libc::kill(child, libc::SIGCONT) };
+            std::thread::yield_now();
+        }
+        assert_eq!(status, 0);
+    }
+}

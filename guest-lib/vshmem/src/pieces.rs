@@ -52,16 +52,21 @@ struct Chunk {
     next: AtomicPtr<Chunk>,
 }
 
-impl Chunk {
+impl Slot {
     const fn new() -> Self {
-        const EMPTY: Slot = Slot {
+        Self {
             at: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             id: AtomicI32::new(0),
             seg: AtomicU32::new(0),
             life: AtomicU32::new(0),
-        };
-        Self { slots: [const { EMPTY }; SLOTS], next: AtomicPtr::new(ptr::null_mut()) }
+        }
+    }
+}
+
+impl Chunk {
+    const fn new() -> Self {
+        Self { slots: [const { Slot::new() }; SLOTS], next: AtomicPtr::new(ptr::null_mut()) }
     }
 }
 

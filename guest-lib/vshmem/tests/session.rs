@@ -1,0 +1,336 @@
+//! Sessions against an endpoint of the test's own: attaching, working, forking, misbehaving.
+
+mod common;
+
+use common::{Manner, watchdog, world};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use vshmem::sysv::shm;
+use vshmem::{Error, Flags, Key, SemOp, Session};
+
+fn errno<T: std::fmt::Debug>(result: vshmem::Result<T>) -> i32 {
+    result.unwrap_err().errno()
+}
+
+/// Runs `f` in a child; it must return true.
+fn in_child(f: impl FnOnce() -> bool) -> libc::pid_t {
+    // SAFETY: the child uses this crate, which is made for it, and the allocator, which the C
+    // library opens in the child.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let good = f();
+        // SAFETY: ends the child without the test harness.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    pid
+}
+
+fn left_well(pid: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: a child of this test.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0, "the child says no");
+}
+
+#[test]
+fn the_three_kinds_work_and_are_found_by_key() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let flags = Flags::CREATE | Flags::EXCLUSIVE.mode(0o600);
+    let set = s.semaphores(Key(7), 2, flags).unwrap();
+    assert_eq!(errno(s.semaphores(Key(7), 2, flags)), libc::EEXIST);
+    assert_eq!(s.semaphores(Key(7), 0, Flags::OPEN).unwrap().id(), set.id());
+    set.set_value(0, 3).unwrap();
+    set.op(&[SemOp::add(0, -1), SemOp::add(1, 5)]).unwrap();
+    assert_eq!(set.values().unwrap(), [2, 5]);
+    assert_eq!(errno(set.op(&[SemOp::wait_zero(0).no_wait()])), libc::EAGAIN);
+
+    let queue = s.queue(Key(7), flags).unwrap();
+    queue.send(4, b"four").unwrap();
+    queue.send(2, b"two").unwrap();
+    assert_eq!(queue.receive(-3, 100).unwrap().text, b"two");
+    assert_eq!(errno(queue.try_receive(9, 100)), libc::ENOMSG);
+    assert_eq!(queue.stat().unwrap().qnum, 1);
+
+    let segment = s.segment(Key(7), 10_000, flags).unwrap();
+    let (a, b) = (segment.attach().unwrap(), segment.attach_read_only().unwrap());
+    a.write(9_990, b"0123456789");
+    let mut back = [0; 10];
+    b.read(9_990, &mut back);
+    assert_eq!(&back, b"0123456789");
+    assert_eq!((a.len(), segment.stat().unwrap().nattch), (10_000, 2));
+    // SAFETY: this test's own mapping.
+    let rc = unsafe { libc::mprotect(b.as_ptr().cast(), 4096, libc::PROT_READ | libc::PROT_WRITE) };
+    assert_eq!((rc, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EACCES)));
+    drop((a, b));
+    assert_eq!(segment.stat().unwrap().nattch, 0);
+    segment.remove().unwrap();
+    queue.remove().unwrap();
+    set.remove().unwrap();
+    assert_eq!(errno(set.value(0)), libc::EINVAL);
+}
+
+#[test]
+#[should_panic(expected = "2 bytes at 99 of a segment of 100")]
+fn a_copy_beyond_the_segment_panics() {
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    s.segment(Key::PRIVATE, 100, Flags::CREATE.mode(0o600))
+        .unwrap()
+        .attach()
+        .unwrap()
+        .write(99, b"ab");
+}
+
+#[test]
+fn threads_hand_over_and_give_their_lanes_back() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key::PRIVATE, 2, Flags::default().mode(0o600)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (0..500).for_each(|_| set.op(&[SemOp::add(0, -1), SemOp::add(1, 1)]).unwrap())
+        });
+        (0..500).for_each(|_| {
+            set.op(&[SemOp::add(0, 1)]).unwrap();
+            set.op(&[SemOp::add(1, -1)]).unwrap();
+        });
+    });
+    assert_eq!(set.values().unwrap(), [0, 0]);
+    let lanes = || {
+        let owners = w.region.tasks().unwrap().into_iter();
+        let all = owners.map(|t| w.region.lanes_of(vshmem_core::task::Owner::Task(t.id)).unwrap());
+        all.map(|l| l.len()).sum::<usize>()
+    };
+    assert_eq!(lanes(), 1, "this thread's; the other's went with it");
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key::PRIVATE, 1, Flags::default().mode(0o600)).unwrap();
+    let (begin, limit) = (Instant::now(), Duration::from_millis(30));
+    assert_eq!(errno(set.op_within(&[SemOp::add(0, -1)], limit)), libc::EAGAIN);
+    assert!(begin.elapsed() >= limit);
+}
+
+#[test]
+fn dropping_the_session_undoes_detaches_and_frees_the_task() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key(1), 1, Flags::CREATE.mode(0o600)).unwrap();
+    set.op(&[SemOp::add(0, 3).undo()]).unwrap();
+    let segment = s.segment(Key(1), 4096, Flags::CREATE.mode(0o600)).unwrap();
+    std::mem::forget(segment.attach().unwrap());
+    drop(s);
+    assert!(w.region.tasks().unwrap().is_empty());
+    let s = Session::attach_to(&w.socket()).unwrap();
+    assert_eq!(s.semaphores(Key(1), 0, Flags::OPEN).unwrap().value(0).unwrap(), 0);
+    assert_eq!(s.segment(Key(1), 0, Flags::OPEN).unwrap().stat().unwrap().nattch, 0);
+}
+
+#[test]
+fn a_program_that_closes_every_descriptor_goes_on() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let socket = w.socket();
+    left_well(in_child(|| {
+        let s = Session::attach_to(&socket).unwrap();
+        let segment = s.segment(Key(5), 4096, Flags::CREATE.mode(0o600)).unwrap();
+        let before = segment.attach().unwrap();
+        // SAFETY: this child's descriptors; nothing of it relies on one.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+        // And others get the numbers.
+        let other = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: as above.
+        (890..930).for_each(|n| {
+            assert_eq!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), n) }, n)
+        });
+        before.write(0, b"x");
+        let after = segment.attach().unwrap();
+        let mut byte = [0];
+        after.read(0, &mut byte);
+        // SAFETY: only asks.
+        let untouched = (890..930).all(|n| unsafe { libc::fcntl(n, libc::F_GETFD) } == 0);
+        byte == *b"x" && segment.stat().unwrap().nattch == 2 && untouched
+    }));
+}
+
+/// These use the one pid that the test's endpoint believes, so they take turns.
+static FORKS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn a_child_has_its_parents_attachments_from_birth_and_they_end_with_it() {
+    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key::PRIVATE, 1, Flags::default().mode(0o600)).unwrap();
+    let segment = s.segment(Key::PRIVATE, 4096, Flags::default().mode(0o600)).unwrap();
+    let mine = segment.attach().unwrap();
+    // The endpoint of the test cannot know the child's pid; any will do that nobody has.
+    common::CHILD.store(4_000_000, Ordering::SeqCst);
+    let child = in_child(|| {
+        let counted = segment.stat().unwrap().nattch == 2;
+        mine.write(0, b"from the child");
+        set.op(&[SemOp::add(0, 1).undo()]).unwrap();
+        counted && set.value(0).unwrap() == 1
+    });
+    left_well(child);
+    assert_eq!(segment.stat().unwrap().nattch, 2, "nobody saw it die yet");
+    s.child_died(4_000_000);
+    assert_eq!((segment.stat().unwrap().nattch, set.value(0).unwrap()), (1, 0));
+    let mut text = [0; 14];
+    mine.read(0, &mut text);
+    assert_eq!(&text, b"from the child");
+}
+
+#[test]
+fn a_child_made_behind_the_c_librarys_back_counts_from_its_first_call() {
+    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let segment = s.segment(Key::PRIVATE, 4096, Flags::default().mode(0o600)).unwrap();
+    let _mine = segment.attach().unwrap();
+    // SAFETY: a plain child, which makes calls of this crate only and leaves.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as libc::pid_t;
+    if child == 0 {
+        let good = segment.stat().is_ok_and(|s| s.nattch == 2);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    left_well(child);
+    s.child_died(child.cast_unsigned());
+    assert_eq!(segment.stat().unwrap().nattch, 1);
+}
+
+static SESSION: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
+static SET: AtomicI32 = AtomicI32::new(0);
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn nested(_: libc::c_int) {
+    // SAFETY: set before the handler, and alive as long as it.
+    let s = unsafe { &*SESSION.load(Ordering::SeqCst) };
+    let ops = |by| [vshmem::sysv::sem::SemBuf { num: 0, op: by, flg: 0x1000 }];
+    for by in [3, -3] {
+        let done = s.call(|r, on, c| {
+            vshmem::sysv::sem::op(r, on, c, SET.load(Ordering::SeqCst), &ops(by), None)
+        });
+        if done.is_err() {
+            std::process::abort();
+        }
+    }
+    HANDLED.fetch_add(1, Ordering::SeqCst);
+}
+
+#[test]
+fn a_handler_may_use_the_object_whose_call_it_interrupts() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let mut s = Session::attach_to(&w.socket()).unwrap();
+    SESSION.store(&raw mut s, Ordering::SeqCst);
+    let set = s.semaphores(Key::PRIVATE, 1, Flags::default().mode(0o600)).unwrap();
+    SET.store(set.id(), Ordering::SeqCst);
+    // Made now: the handler must not be the first to need memory for them.
+    nested(0);
+    // SAFETY: zeros are valid; the handler is a function of this signature.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nested as *const () as usize;
+        libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+    }
+    // SAFETY: cannot fail.
+    let me = unsafe { libc::pthread_self() };
+    let stop = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while stop.load(Ordering::SeqCst) == 0 {
+                // SAFETY: that thread outlives the scope.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                std::thread::yield_now();
+            }
+        });
+        let mut rounds = 0;
+        while HANDLED.load(Ordering::SeqCst) < 300 || rounds < 300 {
+            for by in [2, -2] {
+                while set.op(&[SemOp::add(0, by).undo()]).is_err() {}
+            }
+            rounds += 1;
+        }
+        stop.store(1, Ordering::SeqCst);
+    });
+    assert_eq!(set.value(0).unwrap(), 0);
+}
+
+#[test]
+fn big_segments_lie_as_in_the_file_modulo_two_megabytes() {
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let segment = s.segment(Key::PRIVATE, 4 << 20, Flags::default().mode(0o600)).unwrap();
+    let at = segment.attach().unwrap();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line =
+        maps.lines().find(|l| l.starts_with(&format!("{:x}-", at.as_ptr() as usize))).unwrap();
+    let offset = usize::from_str_radix(line.split(' ').nth(2).unwrap(), 16).unwrap();
+    assert_eq!((at.as_ptr() as usize - offset) % (2 << 20), 0);
+}
+
+#[test]
+fn when_all_lanes_are_taken_the_call_says_so() {
+    let _w = watchdog();
+    // One lane is the endpoint's, one this thread's.
+    let w = world(Manner::Good, 2);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key::PRIVATE, 1, Flags::default().mode(0o600)).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| set.value(0).map_err(|e| (e.errno(), e.to_string())));
+        let (errno, text) = other.join().unwrap().unwrap_err();
+        assert_eq!(errno, libc::ENOMEM);
+        assert!(text.starts_with("all 2 lanes of the region are taken"), "{text}");
+    });
+}
+
+#[test]
+fn endpoints_that_misbehave_are_errors_that_name_them() {
+    let _w = watchdog();
+    let attach = |manner| {
+        let w = world(manner, 0);
+        let e = Session::attach_to(&w.socket()).unwrap_err();
+        let text = e.to_string();
+        assert!(text.contains(w.socket().to_str().unwrap()), "{text}");
+        e
+    };
+    let e = attach(Manner::Refuses);
+    assert!(
+        matches!(&e, Error::Refused { text, .. } if text == "not you") && e.errno() == libc::EACCES
+    );
+    assert!(matches!(attach(Manner::Garbage), Error::Protocol { .. }));
+    assert!(matches!(attach(Manner::NoDescriptors), Error::NoEndpoint { .. }));
+    assert!(matches!(attach(Manner::HangsUp), Error::NoEndpoint { .. }));
+    assert!(matches!(attach(Manner::TooLong), Error::Map { .. }));
+    assert!(matches!(attach(Manner::NoRegion), Error::Region { .. }));
+    let nobody = Session::attach_to("/nowhere/at/all".as_ref()).unwrap_err();
+    assert_eq!(nobody.errno(), libc::ENOSYS);
+    assert!(nobody.to_string().contains("/nowhere/at/all"));
+}
+
+#[test]
+fn extents_outside_the_region_are_corruption_not_a_mapping() {
+    use vshmem_core::layout::{extents, seg};
+    use vshmem_core::region::Kind;
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let segment = s.segment(Key::PRIVATE, 4096, Flags::default().mode(0o600)).unwrap();
+    let object = w.region.object(Kind::Seg, (segment.id() & 0x7fff).cast_unsigned()).unwrap();
+    let list = w.region.block(w.region.peek(object.plus(seg::EXTENTS)).unwrap()).unwrap();
+    for bad in [u32::MAX, 0x00ff_ffff] {
+        w.region.init(list.plus(extents::FIRST), bad).unwrap();
+        assert_eq!(errno(segment.attach()), libc::EIO);
+    }
+    let _ = shm::info(s.region().unwrap()).unwrap();
+}
