@@ -6,7 +6,8 @@
  *   driver_test pingpong SIDE ROUNDS            SIDE 0 in one guest, 1 in another
  *   driver_test bind                            bind, for the harness's death tests
  *
- * It scribbles over the upper half of BAR2: give it a scratch region. Prints
+ * It scribbles over the upper half of BAR2: give it a scratch region of at
+ * least 32 MiB. Prints
  * "ok NAME", "skip NAME: why" or "FAIL NAME: why" per test and exits with 1
  * when any failed. Build: cc -static -O2 -Wall -Wextra -o driver_test
  * driver_test.c (the parts in driver_test/ are included).
