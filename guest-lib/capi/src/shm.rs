@@ -1,7 +1,7 @@
 //! `shmget`, `shmat`, `shmdt`, `shmctl`.
 
 use crate::abi::{ShmLimits, ShmUsage, ShmidDs, cmd};
-use crate::global::{answer, int, session};
+use crate::global::{answer, attached, int, session};
 use libc::{c_int, c_void, key_t, size_t};
 use std::ptr;
 use vshmem::sysv::shm;
@@ -155,4 +155,36 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
         }
         _ => Err(Error::from(Errno::EINVAL)),
     }
+}
+
+/// `munmap(2)`: of an attached segment, the kernel counts what is left.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
+    // SAFETY: as the caller promises.
+    let rc = unsafe { libc::syscall(libc::SYS_munmap, at, len) as c_int };
+    if rc == 0
+        && let Some(s) = attached()
+    {
+        s.unmapped(at as usize, len);
+    }
+    rc
+}
+
+/// `mprotect(2)`: of an attached segment, the kernel counts pieces of different protection.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_int) -> c_int {
+    // SAFETY: as the caller promises.
+    let rc = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
+    if rc == 0
+        && let Some(s) = attached()
+    {
+        s.protected(at as usize, len, protection);
+    }
+    rc
 }

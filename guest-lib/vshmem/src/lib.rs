@@ -37,6 +37,7 @@ mod lock;
 mod mapping;
 mod module;
 mod objects;
+mod parts;
 mod pieces;
 mod session;
 mod sigcont;

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::link::Way;
+use crate::lock::Lock;
+use crate::parts::Part;
 use crate::session::{Seat, Shared};
 use std::io;
 use std::ptr;
@@ -30,6 +32,14 @@ pub struct Placement {
     pub execute: bool,
 }
 
+impl Placement {
+    fn protection(self) -> i32 {
+        libc::PROT_READ
+            | if self.read_only { 0 } else { libc::PROT_WRITE }
+            | if self.execute { libc::PROT_EXEC } else { 0 }
+    }
+}
+
 /// One attached segment.
 ///
 /// | `at` | meaning | next |
@@ -44,6 +54,9 @@ struct Slot {
     id: AtomicI32,
     seg: AtomicU32,
     life: AtomicU32,
+    /// What is left of it, once the program unmapped or protected a piece; else empty.
+    parts: Lock<Vec<Part>>,
+    protection: AtomicI32,
 }
 
 #[derive(Debug)]
@@ -60,7 +73,30 @@ impl Slot {
             id: AtomicI32::new(0),
             seg: AtomicU32::new(0),
             life: AtomicU32::new(0),
+            parts: Lock::new(Vec::new()),
+            protection: AtomicI32::new(0),
         }
+    }
+}
+
+impl Slot {
+    /// What of it is mapped; `at` is where it begins.
+    fn parts(&self, at: usize) -> Vec<Part> {
+        let parts = self.parts.lock();
+        if !parts.is_empty() {
+            return parts.clone();
+        }
+        let to = at + self.len.load(Ordering::Relaxed);
+        vec![Part { from: at, to, protection: self.protection.load(Ordering::Relaxed) }]
+    }
+
+    fn unmap(&self, at: usize) -> usize {
+        let parts = self.parts(at);
+        for part in &parts {
+            // SAFETY: a part of this slot's mapping, which the caller wants gone.
+            unsafe { libc::munmap(part.from as *mut _, part.to - part.from) };
+        }
+        parts.len()
     }
 }
 
@@ -124,18 +160,20 @@ impl Pieces {
         }
     }
 
-    fn add(&self, at: usize, len: usize, id: i32, seg: u32, life: u32) {
+    fn add(&self, at: usize, len: usize, id: i32, got: &Attachment, protection: i32) {
         let slot = self.free_slot();
         slot.len.store(len, Ordering::Relaxed);
         slot.id.store(id, Ordering::Relaxed);
-        slot.seg.store(seg, Ordering::Relaxed);
-        slot.life.store(life, Ordering::Relaxed);
+        slot.seg.store(got.seg, Ordering::Relaxed);
+        slot.life.store(got.life, Ordering::Relaxed);
+        slot.protection.store(protection, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
         // Release: the fields above are there when the address is.
         slot.at.store(at, Ordering::Release);
     }
 
     fn clear(&self, slot: &Slot) {
+        slot.parts.lock().clear();
         self.count.fetch_sub(1, Ordering::Relaxed);
         // Release: whoever takes the slot next finds us done with it.
         slot.at.store(0, Ordering::Release);
@@ -156,8 +194,8 @@ impl Pieces {
         for slot in self.slots() {
             let at = slot.at.load(Ordering::Relaxed);
             if at > BUSY && Self::take(slot, at) {
-                // SAFETY: the session ends, and its attachments (which borrow it) have ended.
-                unsafe { libc::munmap(at as *mut _, slot.len.load(Ordering::Relaxed)) };
+                // The session ends, and its attachments (which borrow it) have ended.
+                slot.unmap(at);
                 self.clear(slot);
             }
         }
@@ -174,8 +212,10 @@ impl Pieces {
                 continue;
             }
             let id = slot.id.load(Ordering::Relaxed);
-            // A segment that is gone by now needs no counting.
-            let _ = shm::attach(&seat.region, entered.lane(), seat.caller(), id, 0);
+            for _ in slot.parts(slot.at.load(Ordering::Relaxed)) {
+                // A segment that is gone by now needs no counting.
+                let _ = shm::attach(&seat.region, entered.lane(), seat.caller(), id, 0);
+            }
         }
         Ok(())
     }
@@ -194,9 +234,9 @@ impl Pieces {
         match map(shared, seat, &got, place) {
             Ok((at, len)) => {
                 if place.replace {
-                    self.cover(shared, seat, at as usize, len);
+                    self.cover(shared, at as usize, len);
                 }
-                self.add(at as usize, len, id, got.seg, got.life);
+                self.add(at as usize, len, id, &got, place.protection());
                 Ok((at, usize::try_from(got.size).unwrap_or(len)))
             }
             Err(e) => {
@@ -213,22 +253,72 @@ impl Pieces {
             return Ok(false);
         }
         let Some(slot) = self.slots().find(|s| Self::take(s, at)) else { return Ok(false) };
-        // SAFETY: this slot's mapping, which the caller wants gone.
-        unsafe { libc::munmap(at as *mut _, slot.len.load(Ordering::Relaxed)) };
+        let parts = slot.unmap(at);
         let (seg, life) = (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
         self.clear(slot);
-        self.release(shared, seg, life)?;
+        self.release(shared, seg, life, parts)?;
         Ok(true)
     }
 
-    fn release(&self, shared: &Shared, seg: u32, life: u32) -> Result<()> {
+    fn release(&self, shared: &Shared, seg: u32, life: u32, times: usize) -> Result<()> {
         let Some(seat) = shared.seated() else { return Ok(()) };
         let mut entered = shared.lanes.enter(seat)?;
-        Ok(shm::detach(&seat.region, entered.lane(), seat.caller(), seg, life)?)
+        for _ in 0..times {
+            shm::detach(&seat.region, entered.lane(), seat.caller(), seg, life)?;
+        }
+        Ok(())
+    }
+
+    /// Whether any of `from..to` is attached.
+    pub fn touches(&self, from: usize, to: usize) -> bool {
+        !self.is_empty()
+            && self.slots().any(|s| {
+                let at = s.at.load(Ordering::Acquire);
+                at > BUSY && at < to && from < at + s.len.load(Ordering::Relaxed)
+            })
+    }
+
+    /// The program changed `from..to` by itself: what is left is counted as the kernel counts it.
+    pub fn changed(
+        &self,
+        shared: &Shared,
+        (from, to): (usize, usize),
+        change: impl Fn(&mut Vec<Part>),
+    ) -> Result<()> {
+        for slot in self.slots() {
+            let at = slot.at.load(Ordering::Acquire);
+            let end = at.saturating_add(slot.len.load(Ordering::Relaxed));
+            if at <= BUSY || at >= to || from >= end || !Self::take(slot, at) {
+                continue;
+            }
+            let mut parts = slot.parts(at);
+            let before = parts.len();
+            change(&mut parts);
+            let now = parts.len();
+            *slot.parts.lock() = parts;
+            let id = slot.id.load(Ordering::Relaxed);
+            let (seg, life) = (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
+            if now == 0 {
+                self.clear(slot);
+            } else {
+                // Release: the parts are there for whoever takes the slot next.
+                slot.at.store(at, Ordering::Release);
+            }
+            if let Some(seat) = shared.seated()
+                && now > before
+            {
+                let mut entered = shared.lanes.enter(seat)?;
+                for _ in before..now {
+                    shm::attach(&seat.region, entered.lane(), seat.caller(), id, 0)?;
+                }
+            }
+            self.release(shared, seg, life, before.saturating_sub(now))?;
+        }
+        Ok(())
     }
 
     /// What a mapping of `len` bytes at `at` has just replaced is no longer attached.
-    fn cover(&self, shared: &Shared, seat: &Seat, at: usize, len: usize) {
+    fn cover(&self, shared: &Shared, at: usize, len: usize) {
         for slot in self.slots() {
             let there = slot.at.load(Ordering::Acquire);
             let inside = there >= at && there < at.saturating_add(len);
@@ -236,14 +326,12 @@ impl Pieces {
                 continue;
             }
             if Self::take(slot, there) {
+                let times = slot.parts(there).len();
                 let (seg, life) =
                     (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
                 self.clear(slot);
-                if let Ok(mut entered) = shared.lanes.enter(seat) {
-                    let lane = entered.lane();
-                    // A corrupt record is the reaper's to report.
-                    let _ = shm::detach(&seat.region, lane, seat.caller(), seg, life);
-                }
+                // A corrupt record is the reaper's to report.
+                let _ = self.release(shared, seg, life, times);
             }
         }
     }
@@ -319,11 +407,9 @@ fn map(
     place: Placement,
 ) -> Result<(*mut u8, usize)> {
     let len = checked(seat, got)?;
-    let mut prot = libc::PROT_READ;
     // A read-only view comes from the read-only descriptor, so that it cannot be made writable.
     let way = if place.read_only { Way::ReadOnly } else { Way::ReadWrite };
-    prot |= if place.read_only { 0 } else { libc::PROT_WRITE };
-    prot |= if place.execute { libc::PROT_EXEC } else { 0 };
+    let prot = place.protection();
     let mut link = shared.link.lock();
     let fd = link.region(way)?;
     let file = |page: u32| REGION_BASE + u64::from(page) * PAGE;

@@ -8,6 +8,7 @@ use crate::lanes::Lanes;
 use crate::link::{self, Link, Way};
 use crate::lock::Lock;
 use crate::mapping::{self, Mapping, Span};
+use crate::parts::{self, Part};
 use crate::pieces::Pieces;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -301,6 +302,25 @@ impl Session {
         let ask = Request { op: Op::Reap, a: child.index.into(), b: child.incarnation };
         // If the endpoint does not answer now, it will find out by itself.
         let _ = self.shared.link.lock().ask(&ask, None);
+    }
+
+    /// Tells that the program has unmapped `len` bytes at `at` by itself: attached segments among
+    /// them are counted as the kernel does, by what is left. Costs next to nothing elsewhere.
+    pub fn unmapped(&self, at: usize, len: usize) {
+        self.changed(at, len, parts::unmap);
+    }
+
+    /// As [`Session::unmapped`], for a change of protection.
+    pub fn protected(&self, at: usize, len: usize, protection: i32) {
+        self.changed(at, len, |all, from, to| parts::protect(all, from, to, protection));
+    }
+
+    fn changed(&self, at: usize, len: usize, how: impl Fn(&mut Vec<Part>, usize, usize)) {
+        let to = at.saturating_add(len).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
+        if self.shared.pieces.touches(at, to) {
+            // The pages are gone already; a count that fails is the reaper's to settle.
+            let _ = self.shared.pieces.changed(&self.shared, (at, to), |all| how(all, at, to));
+        }
     }
 
     /// Ends this process's task as its death would: applies `SEM_UNDO`, detaches. For the end of

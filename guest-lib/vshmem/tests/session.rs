@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Manner, watchdog, world};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use vshmem::sysv::shm;
@@ -149,9 +150,10 @@ fn a_program_that_closes_every_descriptor_goes_on() {
         // And others get the numbers.
         let other = std::fs::File::open("/dev/null").unwrap();
         // SAFETY: as above.
-        (890..930).for_each(|n| {
-            assert_eq!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), n) }, n)
-        });
+        for n in 890..930 {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), n) }, n);
+        }
         before.write(0, b"x");
         let after = segment.attach().unwrap();
         let mut byte = [0];
