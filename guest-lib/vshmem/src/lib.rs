@@ -41,6 +41,7 @@ mod parts;
 mod pieces;
 mod session;
 mod sigcont;
+mod spin;
 
 pub use error::{Error, Result};
 pub use mapping::Mapping;

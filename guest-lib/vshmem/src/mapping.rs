@@ -5,6 +5,7 @@ use crate::link::{Link, Way};
 use crate::lock::Lock;
 use crate::module;
 use crate::sigcont;
+use crate::spin::Spin;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -17,13 +18,13 @@ use vshmem_core::mapped::MappedMem;
 use vshmem_core::mem::{Mem, Ordering, Park, Woken};
 use vshmem_core::{Corrupt, Offset};
 
-/// How long to spin for a value that another processor is about to write, before sleeping.
-const SPIN: u64 = 50_000;
 /// How often, at most, the processors and peers are counted again.
 const RECOUNT: u64 = 100_000_000;
 /// The longest single sleep. A futex wait without a deadline would be restarted by the kernel after
 /// a handler with `SA_RESTART`; one with a deadline gives EINTR, as System V calls must.
 const LONG: u64 = 3600 * 1_000_000_000;
+/// How long a sleep may be before it is worth preparing for a stop of the process.
+const NAP: u64 = 1_000_000;
 
 /// The mapped bytes of a region; unmapped with the last user.
 #[derive(Debug)]
@@ -100,7 +101,7 @@ pub struct Mapping {
     module: bool,
     me: u32,
     tables: OnceLock<Geometry>,
-    spin: AtomicU64,
+    spin: Spin,
     counted: AtomicU64,
 }
 
@@ -110,7 +111,7 @@ impl Mapping {
         // SAFETY: M1: `span` is kept beside it. M2: page-aligned, checked in `Span::map`. M3: the
         // address is given to nobody else.
         let mem = unsafe { MappedMem::new(span.base, span.len as u64) };
-        let (spin, counted) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        let (spin, counted) = (Spin::new(), AtomicU64::new(0));
         Self { mem, span, link, module, me, tables: OnceLock::new(), spin, counted }
     }
 
@@ -150,6 +151,32 @@ impl Mapping {
         self.link.lock().ring(to, incarnation as u32)
     }
 
+    /// Sleeps while the word at `at` is `expected`, until `until`; the errno of what ended it, 0 for
+    /// a wake.
+    fn doze(&self, at: Offset, expected: u32, until: u64) -> i32 {
+        let Ok(word) = self.mem.futex_word(at) else { return libc::EFAULT };
+        if self.module {
+            return match self.link.lock().region(Way::ReadWrite) {
+                Ok(fd) => module::wait(fd, at, expected, until),
+                Err(_) => libc::ENODEV,
+            };
+        }
+        let until = timespec(until);
+        // SAFETY: the futex word is mapped and aligned; the kernel only reads it and `until`.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT_BITSET,
+                expected,
+                &raw const until,
+                std::ptr::null::<u32>(),
+                libc::FUTEX_BITSET_MATCH_ANY,
+            )
+        };
+        if rc < 0 { errno() } else { 0 }
+    }
+
     /// Another kernel has tasks here: it may run while this one's only processor spins.
     fn foreigners(&self) -> bool {
         let Some(geometry) = self.tables.get() else { return false };
@@ -167,8 +194,7 @@ impl Mapping {
             return;
         }
         self.counted.store(now, Atomic::Relaxed);
-        let spin = if processors() > 1 || self.foreigners() { SPIN } else { 0 };
-        self.spin.store(spin, Atomic::Relaxed);
+        self.spin.allow(processors() > 1 || self.foreigners());
     }
 }
 
@@ -212,29 +238,23 @@ pub(crate) fn errno() -> i32 {
 
 impl Park for Mapping {
     fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
+        self.spin.failed();
         self.recount();
-        let Ok(word) = self.mem.futex_word(at) else { return Woken::Interrupted };
-        let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
+        let now = self.now();
+        let until = deadline.unwrap_or_else(|| now.saturating_add(LONG));
         let timed = deadline.is_some();
-        let _continued = sigcont::Ends::sleep();
-        if self.module {
-            let Ok(fd) = self.link.lock().region(Way::ReadWrite) else { return Woken::Interrupted };
-            return woken(module::wait(fd, at, expected, until), timed);
+        if !sigcont::matters() {
+            return woken(self.doze(at, expected, until), timed);
         }
-        let until = timespec(until);
-        // SAFETY: the futex word is mapped and aligned; the kernel only reads it and `until`.
-        let rc = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                word.as_ptr(),
-                libc::FUTEX_WAIT_BITSET,
-                expected,
-                &raw const until,
-                std::ptr::null::<u32>(),
-                libc::FUTEX_BITSET_MATCH_ANY,
-            )
-        };
-        woken(if rc < 0 { errno() } else { 0 }, timed)
+        // Most sleeps are short: they are spared the two calls that prepare for being stopped.
+        let nap = now.saturating_add(NAP).min(until);
+        match self.doze(at, expected, nap) {
+            libc::ETIMEDOUT if nap < until => {
+                let _continued = sigcont::Ends::sleep();
+                woken(self.doze(at, expected, until), timed)
+            }
+            errno => woken(errno, timed),
+        }
     }
 
     fn wake(&self, lane: u32, at: Offset, peer: u32) {
@@ -262,10 +282,10 @@ impl Park for Mapping {
     }
 
     fn spin(&self) -> u64 {
-        if self.spin.load(Atomic::Relaxed) == u64::MAX {
+        if self.counted.load(Atomic::Relaxed) == 0 {
             self.recount();
         }
-        self.spin.load(Atomic::Relaxed)
+        self.spin.begin()
     }
 }
 
@@ -354,7 +374,7 @@ mod tests {
             assert!(m.swap(Offset(at), 1).is_err(), "{at}");
         }
         assert!(m.write_bytes(Offset(LEN - 1), b"ab").is_err());
-        assert_eq!(m.sleep(Offset(LEN), 0, None), Woken::Interrupted);
+        assert_eq!(m.sleep(Offset(LEN), 0, None), Woken::Interrupted, "no endless loop");
         m.wake(0, Offset(LEN), 0);
         m.wake(0, Offset(0), 9);
     }

@@ -57,27 +57,29 @@ fn ours() -> libc::sighandler_t {
     nothing as *const () as libc::sighandler_t
 }
 
-/// While it lives, `SIGCONT` ends this thread's sleep, if it sleeps in `semop`.
-pub(crate) struct Ends {
-    counted: bool,
+/// Whether a stop has to end the sleep of this thread: it sleeps in `semop`.
+pub(crate) fn matters() -> bool {
+    IN_SEMOP.with(Cell::get)
 }
+
+/// While it lives, `SIGCONT` ends this thread's sleep.
+pub(crate) struct Ends;
 
 impl Ends {
     pub fn sleep() -> Self {
-        let counted = IN_SEMOP.with(Cell::get);
-        if counted && SLEEPERS.fetch_add(1, Ordering::Relaxed) == 0 {
+        if SLEEPERS.fetch_add(1, Ordering::Relaxed) == 0 {
             let before = replace(Some(&action(ours())));
             if before.sa_sigaction != libc::SIG_DFL && before.sa_sigaction != ours() {
                 replace(Some(&before));
             }
         }
-        Self { counted }
+        Self
     }
 }
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        if self.counted && SLEEPERS.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if SLEEPERS.fetch_sub(1, Ordering::Relaxed) == 1 {
             let before = replace(Some(&action(libc::SIG_DFL)));
             if before.sa_sigaction != ours() {
                 replace(Some(&before));
