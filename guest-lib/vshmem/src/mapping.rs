@@ -23,8 +23,6 @@ const RECOUNT: u64 = 100_000_000;
 /// The longest single sleep. A futex wait without a deadline would be restarted by the kernel after
 /// a handler with `SA_RESTART`; one with a deadline gives EINTR, as System V calls must.
 const LONG: u64 = 3600 * 1_000_000_000;
-/// How long a sleep may be before it is worth preparing for a stop of the process.
-const NAP: u64 = 1_000_000;
 
 /// The mapped bytes of a region; unmapped with the last user.
 #[derive(Debug)]
@@ -240,21 +238,10 @@ impl Park for Mapping {
     fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
         self.spin.failed();
         self.recount();
-        let now = self.now();
-        let until = deadline.unwrap_or_else(|| now.saturating_add(LONG));
+        let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
         let timed = deadline.is_some();
-        if !sigcont::matters() {
-            return woken(self.doze(at, expected, until), timed);
-        }
-        // Most sleeps are short: they are spared the two calls that prepare for being stopped.
-        let nap = now.saturating_add(NAP).min(until);
-        match self.doze(at, expected, nap) {
-            libc::ETIMEDOUT if nap < until => {
-                let _continued = sigcont::Ends::sleep();
-                woken(self.doze(at, expected, until), timed)
-            }
-            errno => woken(errno, timed),
-        }
+        let _continued = sigcont::matters().then(sigcont::Ends::sleep);
+        woken(self.doze(at, expected, until), timed)
     }
 
     fn wake(&self, lane: u32, at: Offset, peer: u32) {
