@@ -157,6 +157,20 @@ impl Link {
     }
 }
 
+/// Repeats a call that was interrupted. Signals are blocked here, but a process that is stopped and
+/// continued gets EINTR all the same from a socket with a timeout.
+fn restart(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(n) => return Ok(n),
+            Err(_) => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
+}
+
 fn check(rc: libc::c_int) -> io::Result<libc::c_int> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
@@ -202,7 +216,7 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     }
     let len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: `to` is `len` readable bytes.
-    check(unsafe { libc::connect(raw, (&raw const to).cast(), len) })?;
+    restart(|| unsafe { libc::connect(raw, (&raw const to).cast(), len) } as isize)?;
     Ok(fd)
 }
 
@@ -239,8 +253,7 @@ fn send(raw: RawFd, bytes: &[u8], give: Option<RawFd>) -> io::Result<()> {
     }
     // SAFETY: the header points to `part` and `control`, which live during the call; nothing is
     // written through `part`.
-    let n = unsafe { libc::sendmsg(raw, &raw const header, libc::MSG_NOSIGNAL) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    restart(|| unsafe { libc::sendmsg(raw, &raw const header, libc::MSG_NOSIGNAL) }).map(drop)
 }
 
 fn receive(raw: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -255,8 +268,7 @@ fn receive(raw: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     // SAFETY: a pure function of its argument.
     header.msg_controllen = unsafe { libc::CMSG_SPACE((FDS * size_of::<RawFd>()) as u32) } as usize;
     // SAFETY: the header points to `part` and `control`, which live during the call.
-    let n = unsafe { libc::recvmsg(raw, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
-    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    let n = restart(|| unsafe { libc::recvmsg(raw, &raw mut header, libc::MSG_CMSG_CLOEXEC) })?;
     let mut fds = Vec::new();
     // SAFETY: `header` was filled in by the kernel; the macros stay inside `control`.
     let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
