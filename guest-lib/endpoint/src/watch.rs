@@ -196,8 +196,11 @@ impl Endpoint {
             return self.reap(t.id);
         };
         info!(pid = t.pid, slot = t.id.index, "task adopted");
-        if let Err(e) = self.watch(Watched { id: t.id, process, uid: t.uid }) {
-            error!(pid = t.pid, error = %e, "cannot watch a task");
+        match self.watch(Watched { id: t.id, process, uid: t.uid }) {
+            // It executed another program, or closed the region, while nobody watched.
+            Ok(token) if sys::maps(t.pid, self.file) == Some(false) => self.new_image(token),
+            Ok(_) => {}
+            Err(e) => error!(pid = t.pid, error = %e, "cannot watch a task"),
         }
     }
 

@@ -111,6 +111,22 @@ fn a_restarted_endpoint_adopts_the_living_and_reaps_the_dead() {
 }
 
 #[test]
+fn an_exec_that_no_endpoint_saw_is_noticed_by_the_next_one() {
+    let mut w = World::new();
+    let (set, segment) = (w.new_set(1), w.new_segment());
+    let mut h = w.helper();
+    w.tell(&mut h, "attach");
+    w.tell(&mut h, &format!("down {set}"));
+    w.tell(&mut h, &format!("shmat {segment}"));
+    w.stop();
+    assert_eq!(w.ask(&mut h, "exec"), "ready");
+    w.start();
+    assert_eq!((w.value(set), w.nattch(segment), w.lanes_of(&h)), (0, 0, 0));
+    w.kill(&mut h);
+    assert_eq!((w.value(set), w.slots()), (1, 0));
+}
+
+#[test]
 fn a_restarted_endpoint_knows_a_task_that_attaches_again() {
     let mut w = World::new();
     let mut h = w.helper();
