@@ -23,7 +23,7 @@ use vshmem_sysv::reap;
 pub struct Setup {
     /// The region, formatted or opened over a [`Memory`].
     pub region: Region<Memory>,
-    /// The peer this kernel is: 0 on the host, what [`crate::enter`] claimed in a guest.
+    /// The peer this kernel is: 0 on the host, what [`crate::enter()`] claimed in a guest.
     pub peer: u32,
     /// The memory or device, as tasks get it for reading and writing.
     pub read_write: OwnedFd,
@@ -91,7 +91,7 @@ const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
 const FIRST_TOKEN: u64 = 2;
 
-/// The service of one region in one kernel. See the [crate](crate) for how to embed it.
+/// The service of one region in one kernel. See the [crate] for how to embed it.
 pub struct Endpoint {
     pub(crate) region: Region<Memory>,
     /// Its own lane, for reaping.

@@ -53,7 +53,7 @@
 //! # }
 //! ```
 //!
-//! In a guest [`enter`] claims the peer first, [`Setup::transport`] is `Module`, and [`Events`] is
+//! In a guest [`enter()`] claims the peer first, [`Setup::transport`] is `Module`, and [`Events`] is
 //! the module's ioctls. Drop an `Endpoint` to stop: tasks keep their mappings, and the next
 //! endpoint adopts them.
 
