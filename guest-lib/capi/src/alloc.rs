@@ -42,8 +42,8 @@ fn map(bytes: usize) -> *mut u8 {
     let (prot, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: new memory where the kernel chooses.
-    let at = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0) };
-    if at == libc::MAP_FAILED { ptr::null_mut() } else { at.cast() }
+    let at = unsafe { libc::syscall(libc::SYS_mmap, 0usize, bytes, prot, flags, -1, 0usize) };
+    if at == -1 { ptr::null_mut() } else { ptr::with_exposed_provenance_mut(at as usize) }
 }
 
 impl Lockless {
@@ -125,7 +125,7 @@ unsafe impl GlobalAlloc for Lockless {
         match class(layout) {
             Some(shift) => self.push(shift, block),
             // SAFETY: `alloc` mapped it with this size.
-            None => drop(unsafe { libc::munmap(block.cast(), layout.size()) }),
+            None => drop(unsafe { libc::syscall(libc::SYS_munmap, block, layout.size()) }),
         }
     }
 }

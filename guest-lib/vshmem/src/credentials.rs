@@ -1,6 +1,6 @@
 //! Who the calling process is, as permission checks need it.
 
-use std::mem::MaybeUninit;
+use crate::sys;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_sysv::Caller;
 
@@ -50,8 +50,8 @@ fn translate(spans: &[Span], id: u32) -> u32 {
 impl Ids {
     /// Read from `/proc`; where that is missing, ids are taken as they are.
     pub fn read() -> Self {
-        let read = |path| parse(&std::fs::read_to_string(path).unwrap_or_default());
-        Self { users: read("/proc/self/uid_map"), groups: read("/proc/self/gid_map") }
+        let read = |path| parse(&String::from_utf8_lossy(&sys::read(path)));
+        Self { users: read(c"/proc/self/uid_map"), groups: read(c"/proc/self/gid_map") }
     }
 
     /// Whether this is the initial namespace, or one that changes nothing: elsewhere root has no
@@ -86,22 +86,9 @@ fn capabilities() -> u64 {
     u64::from(sets[1].effective) << 32 | u64::from(sets[0].effective)
 }
 
-fn groups() -> Vec<u32> {
-    // SAFETY: with no room the call only counts.
-    let n = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
-    let mut groups = vec![0; usize::try_from(n).unwrap_or(0)];
-    if !groups.is_empty() {
-        // SAFETY: room for `n`; the call fails if there are more by now.
-        let n = unsafe { libc::getgroups(n, groups.as_mut_ptr()) };
-        groups.truncate(usize::try_from(n).unwrap_or(0));
-    }
-    groups
-}
-
 /// The caller as it is now.
 pub(crate) fn caller(task: TaskId, who: Identity, ids: &Ids) -> Caller {
-    // SAFETY: cannot fail.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let (uid, gid) = sys::effective();
     let all = if ids.is_identity() { capabilities() } else { 0 };
     let can = |cap: u32| all & (1 << cap) != 0;
     Caller {
@@ -109,7 +96,7 @@ pub(crate) fn caller(task: TaskId, who: Identity, ids: &Ids) -> Caller {
         who,
         uid: translate(&ids.users, uid),
         gid: translate(&ids.groups, gid),
-        groups: groups().into_iter().map(|g| translate(&ids.groups, g)).collect(),
+        groups: sys::groups().into_iter().map(|g| translate(&ids.groups, g)).collect(),
         ipc_owner: can(CAP_IPC_OWNER),
         sys_admin: can(CAP_SYS_ADMIN),
         sys_resource: can(CAP_SYS_RESOURCE),
@@ -124,14 +111,10 @@ pub(crate) fn same(a: &Caller, b: &Caller) -> bool {
 
 /// Threads of this process; more than one where it cannot be seen.
 pub(crate) fn threads() -> u64 {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: a path with its end, and room for the result.
-    if unsafe { libc::stat(c"/proc/self/task".as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return u64::MAX;
-    }
-    // SAFETY: filled by the call. A directory links to itself, its parent, and each child.
+    let Ok(stat) = sys::stat(c"/proc/self/task") else { return u64::MAX };
+    // A directory links to itself, its parent, and each child.
     #[allow(clippy::useless_conversion, reason = "the width differs between architectures")]
-    u64::from(unsafe { stat.assume_init() }.st_nlink).saturating_sub(2)
+    u64::from(stat.st_nlink).saturating_sub(2)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Descriptors inside a program that may close, or reuse, any of them.
 
+use crate::sys;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// Where our descriptors go: above what programs number themselves, below the usual limit of 1024.
 const HIGH: [RawFd; 3] = [900, 500, 100];
@@ -11,13 +11,7 @@ const HIGH: [RawFd; 3] = [900, 500, 100];
 pub(crate) type FileId = (u64, u64, u32);
 
 fn identity(raw: RawFd) -> Option<FileId> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: `stat` is big enough; a bad descriptor is an error, not undefined.
-    if unsafe { libc::fstat(raw, stat.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: filled by the call.
-    let stat = unsafe { stat.assume_init() };
+    let stat = sys::fstat(raw).ok()?;
     Some((stat.st_dev, stat.st_ino, stat.st_mode & libc::S_IFMT))
 }
 
@@ -36,9 +30,7 @@ impl Fd {
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let identity = identity(fd.as_raw_fd()).ok_or_else(io::Error::last_os_error)?;
         for at in HIGH {
-            // SAFETY: duplicates a descriptor we own.
-            let raw = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, at) };
-            if raw >= 0 {
+            if let Ok(raw) = sys::duplicate(fd.as_raw_fd(), at) {
                 return Ok(Self { raw, identity });
             }
         }
@@ -60,8 +52,7 @@ impl Fd {
 impl Drop for Fd {
     fn drop(&mut self) {
         if let Some(raw) = self.get() {
-            // SAFETY: the number leads to our file, so it is ours to close.
-            drop(unsafe { OwnedFd::from_raw_fd(raw) });
+            sys::close(raw);
         }
     }
 }
@@ -70,6 +61,7 @@ impl Drop for Fd {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::os::fd::FromRawFd;
 
     #[test]
     fn a_descriptor_moves_up_and_closes_on_exec() {

@@ -42,6 +42,7 @@ mod pieces;
 mod session;
 mod sigcont;
 mod spin;
+mod sys;
 
 pub use error::{Error, Result};
 pub use mapping::Mapping;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fd::{Fd, FileId};
+use crate::sys;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -150,60 +151,23 @@ impl Link {
                 raw
             }
         };
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: eight readable bytes. A counter that is full (EAGAIN) rings anyway.
-        unsafe { libc::write(raw, one.as_ptr().cast(), one.len()) };
+        sys::ring(raw);
         Ok(())
     }
 }
 
-/// Repeats a call that was interrupted. Signals are blocked here, but a process that is stopped and
-/// continued gets EINTR all the same from a socket with a timeout.
-fn restart(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        match usize::try_from(call()) {
-            Ok(n) => return Ok(n),
-            Err(_) => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e => return Err(e),
-            },
-        }
-    }
-}
-
-fn check(rc: libc::c_int) -> io::Result<libc::c_int> {
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
-}
-
 /// A pair of connected sockets, as [`connect`] makes them.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [0; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: room for two descriptors.
-    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
     // SAFETY: the kernel has just made both for us.
-    let fds = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
-    be_patient(fds.0.as_raw_fd())?;
-    Ok(fds)
-}
-
-fn be_patient(raw: RawFd) -> io::Result<()> {
-    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        let len = size_of::<libc::timeval>() as libc::socklen_t;
-        let value = (&raw const PATIENCE).cast();
-        // SAFETY: `value` is `len` readable bytes.
-        check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, option, value, len) })?;
-    }
-    Ok(())
+    let [near, far] = sys::socketpair()?.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
+    sys::limit(near.as_raw_fd(), &PATIENCE)?;
+    Ok((near, far))
 }
 
 fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: no pointers.
-    let raw = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
     // SAFETY: the kernel has just made it for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    be_patient(raw)?;
+    let fd = unsafe { OwnedFd::from_raw_fd(sys::socket()?) };
+    sys::limit(fd.as_raw_fd(), &PATIENCE)?;
     // SAFETY: all zeros is a valid `sockaddr_un`.
     let mut to: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
     to.sun_family = libc::AF_UNIX as libc::sa_family_t;
@@ -214,9 +178,7 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     for (to, from) in to.sun_path.iter_mut().zip(bytes) {
         *to = *from as libc::c_char;
     }
-    let len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: `to` is `len` readable bytes.
-    restart(|| unsafe { libc::connect(raw, (&raw const to).cast(), len) } as isize)?;
+    sys::connect(fd.as_raw_fd(), &to)?;
     Ok(fd)
 }
 
@@ -253,7 +215,7 @@ fn send(raw: RawFd, bytes: &[u8], give: Option<RawFd>) -> io::Result<()> {
     }
     // SAFETY: the header points to `part` and `control`, which live during the call; nothing is
     // written through `part`.
-    restart(|| unsafe { libc::sendmsg(raw, &raw const header, libc::MSG_NOSIGNAL) }).map(drop)
+    unsafe { sys::send(raw, &header) }
 }
 
 fn receive(raw: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -268,7 +230,7 @@ fn receive(raw: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     // SAFETY: a pure function of its argument.
     header.msg_controllen = unsafe { libc::CMSG_SPACE((FDS * size_of::<RawFd>()) as u32) } as usize;
     // SAFETY: the header points to `part` and `control`, which live during the call.
-    let n = restart(|| unsafe { libc::recvmsg(raw, &raw mut header, libc::MSG_CMSG_CLOEXEC) })?;
+    let n = unsafe { sys::receive(raw, &mut header) }?;
     let mut fds = Vec::new();
     // SAFETY: `header` was filled in by the kernel; the macros stay inside `control`.
     let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };

@@ -6,6 +6,7 @@ use crate::lock::Lock;
 use crate::module;
 use crate::sigcont;
 use crate::spin::Spin;
+use crate::sys;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -45,16 +46,11 @@ impl Span {
         let bytes = bytes.filter(|n| *n <= isize::MAX as usize).ok_or_else(invalid)?;
         let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping where the kernel chooses disturbs nothing.
-        let at = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, REGION_BASE as libc::off_t)
-        };
-        if at == libc::MAP_FAILED {
-            return Err(failed(io::Error::last_os_error()));
-        }
+        let at = unsafe { sys::mmap(0, bytes, prot, flags, fd, REGION_BASE) }.map_err(failed)?;
         // A core dump of one program must not carry everybody's data.
-        // SAFETY: the mapping made above.
-        unsafe { libc::madvise(at, bytes, libc::MADV_DONTDUMP) };
-        let base = NonNull::new(at.cast::<u8>()).ok_or_else(invalid)?;
+        // SAFETY: changes nothing else about the mapping made above.
+        unsafe { sys::madvise(at, bytes, libc::MADV_DONTDUMP) };
+        let base = NonNull::new(at).ok_or_else(invalid)?;
         Ok(Self { base, len: bytes })
     }
 
@@ -67,21 +63,14 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length; the last user is gone.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        unsafe { sys::munmap(self.base.as_ptr(), self.len) };
     }
 }
 
 /// Refuses a memfd shorter than its region: touching what is missing would be SIGBUS.
 pub(crate) fn check_length(fd: RawFd, len: u64, socket: &Path) -> Result<()> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: room for the result.
-    let rc = unsafe { libc::fstat(fd, stat.as_mut_ptr()) };
     let failed = |cause| Error::Map { socket: socket.to_owned(), len, cause };
-    if rc != 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
-    // SAFETY: filled by the call.
-    let stat = unsafe { stat.assume_init() };
+    let stat = sys::fstat(fd).map_err(failed)?;
     let have = u64::try_from(stat.st_size).unwrap_or(0);
     if stat.st_mode & libc::S_IFMT == libc::S_IFREG && have.saturating_sub(REGION_BASE) < len {
         return Err(failed(io::Error::other(format!("the file has only {have} bytes"))));

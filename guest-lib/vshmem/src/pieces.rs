@@ -5,6 +5,7 @@ use crate::link::Way;
 use crate::lock::Lock;
 use crate::parts::Part;
 use crate::session::{Seat, Shared};
+use crate::sys;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -94,7 +95,7 @@ impl Slot {
         let parts = self.parts(at);
         for part in &parts {
             // SAFETY: a part of this slot's mapping, which the caller wants gone.
-            unsafe { libc::munmap(part.from as *mut _, part.to - part.from) };
+            unsafe { sys::munmap(part.from as *mut u8, part.to - part.from) };
         }
         parts.len()
     }
@@ -377,24 +378,21 @@ fn reserve(at: usize, len: usize, flags: i32, align: Option<usize>) -> Result<*m
     let room = len + if align.is_some() { HUGE } else { 0 };
     // SAFETY: at an address only where the program asked for it, and then (`flags`) over what is
     // there only if it asked for that as well.
-    let got = unsafe { libc::mmap(at as *mut _, room, libc::PROT_NONE, flags, -1, 0) };
-    if got == libc::MAP_FAILED {
-        return Err(segment(crate::mapping::errno()));
-    }
-    let got = got.cast::<u8>();
+    let got =
+        unsafe { sys::mmap(at, room, libc::PROT_NONE, flags, -1, 0) }.map_err(Error::Segment)?;
     let Some(align) = align else { return Ok(got) };
     let skip = align.wrapping_sub(got as usize) % HUGE;
     // SAFETY: inside the reservation, which is `HUGE` longer than needed.
     let start = unsafe { got.add(skip) };
     if skip > 0 {
         // SAFETY: the part before.
-        unsafe { libc::munmap(got.cast(), skip) };
+        unsafe { sys::munmap(got, skip) };
     }
     if skip < HUGE {
         // SAFETY: inside the reservation, as above.
         let end = unsafe { start.add(len) };
         // SAFETY: the part behind.
-        unsafe { libc::munmap(end.cast(), HUGE - skip) };
+        unsafe { sys::munmap(end, HUGE - skip) };
     }
     Ok(start)
 }
@@ -435,33 +433,33 @@ fn map(
         let bytes = e.pages as usize * PAGE as usize;
         let flags = libc::MAP_SHARED | pieces_fixed;
         // SAFETY: anywhere, or inside what was reserved, or where the program asked for it.
-        let piece = unsafe {
-            libc::mmap(to.cast(), bytes, prot, flags, fd, file(e.first_page) as libc::off_t)
+        let piece = unsafe { sys::mmap(to as usize, bytes, prot, flags, fd, file(e.first_page)) };
+        let piece = match piece {
+            Ok(piece) if place.at.is_none() || piece == to => piece,
+            failed => {
+                if let Ok(elsewhere) = failed {
+                    // A kernel before 4.17 takes the address for a hint.
+                    // SAFETY: mapped just now.
+                    unsafe { sys::munmap(elsewhere, bytes) };
+                }
+                if !whole {
+                    // SAFETY: the reservation and the pieces in it.
+                    unsafe { sys::munmap(start, len) };
+                }
+                // What is in the way is the caller's mistake, as `shmat` sees it.
+                return Err(failed
+                    .map_or_else(|e| in_the_way(Error::Segment(e)), |_| segment(libc::EINVAL)));
+            }
         };
-        if piece == libc::MAP_FAILED || (place.at.is_some() && piece != to.cast()) {
-            let e = crate::mapping::errno();
-            if piece != libc::MAP_FAILED {
-                // A kernel before 4.17 takes the address for a hint.
-                // SAFETY: mapped just now.
-                unsafe { libc::munmap(piece, bytes) };
-            }
-            if !whole {
-                // SAFETY: the reservation and the pieces in it.
-                unsafe { libc::munmap(start.cast(), len) };
-            }
-            // What is in the way is the caller's mistake, as `shmat` sees it.
-            let busy = piece != libc::MAP_FAILED || e == libc::EEXIST;
-            return Err(segment(if busy { libc::EINVAL } else { e }));
-        }
         if i == 0 {
-            base = piece.cast();
+            base = piece;
             to = base;
         }
         to = to.wrapping_add(bytes);
     }
     if len >= HUGE {
         // SAFETY: the mapping made above. Where there are no huge pages, nothing happens.
-        unsafe { libc::madvise(base.cast(), len, libc::MADV_HUGEPAGE) };
+        unsafe { sys::madvise(base, len, libc::MADV_HUGEPAGE) };
     }
     Ok((base, len))
 }

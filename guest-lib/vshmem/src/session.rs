@@ -10,6 +10,7 @@ use crate::lock::Lock;
 use crate::mapping::{self, Mapping, Span};
 use crate::parts::{self, Part};
 use crate::pieces::Pieces;
+use crate::sys;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
@@ -84,12 +85,10 @@ impl Wiped {
         let (prot, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: new memory where the kernel chooses.
-        let at = unsafe { libc::mmap(ptr::null_mut(), PAGE, prot, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: the page made above. Without it (Linux before 4.14) `fork` alone is noticed.
-        unsafe { libc::madvise(at, PAGE, libc::MADV_WIPEONFORK) };
+        let at = unsafe { sys::mmap(0, PAGE, prot, flags, -1, 0) }?;
+        // Without it (Linux before 4.14) only `fork` is noticed.
+        // SAFETY: the page made above.
+        unsafe { sys::madvise(at, PAGE, libc::MADV_WIPEONFORK) };
         let page = ptr::NonNull::new(at.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Self { page })
     }
@@ -104,7 +103,7 @@ impl Wiped {
 impl Drop for Wiped {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`.
-        unsafe { libc::munmap(self.page.as_ptr().cast(), PAGE) };
+        unsafe { sys::munmap(self.page.as_ptr().cast(), PAGE) };
     }
 }
 
