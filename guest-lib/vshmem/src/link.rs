@@ -8,11 +8,14 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use vshmem_core::attach::{Op, REPLY, Reply, Request, Transport};
 use vshmem_core::layout::peer;
 
 /// An endpoint that has not answered after this long is not there.
-static PATIENCE: libc::timeval = libc::timeval { tv_sec: 10, tv_usec: 0 };
+static PATIENCE: libc::timeval = libc::timeval { tv_sec: 5, tv_usec: 0 };
+/// How long one that was not there is not asked again.
+const SULK: Duration = Duration::from_secs(5);
 
 /// What a process holds of its endpoint. All of it may be gone: closed by the program, or with the
 /// endpoint; then it is fetched again.
@@ -24,6 +27,9 @@ pub(crate) struct Link {
     ro: Option<Fd>,
     /// Eventfds by peer, with the incarnation they belong to.
     bells: Vec<Option<(u32, Fd)>>,
+    /// When the endpoint last let its time pass without an answer: a daemon that hangs, or one
+    /// whose listening socket somebody keeps for its successor.
+    silent: Option<Instant>,
 }
 
 /// Which descriptor of the region.
@@ -36,7 +42,14 @@ pub(crate) enum Way {
 impl Link {
     pub fn new(socket: &Path) -> Self {
         let bells = (0..peer::COUNT).map(|_| None).collect();
-        Self { socket: socket.to_owned(), connection: None, rw: None, ro: None, bells }
+        Self {
+            socket: socket.to_owned(),
+            connection: None,
+            rw: None,
+            ro: None,
+            bells,
+            silent: None,
+        }
     }
 
     pub fn socket(&self) -> &Path {
@@ -47,8 +60,18 @@ impl Link {
         Error::NoEndpoint { socket: self.socket.clone(), cause }
     }
 
+    /// Notes whether it was patience that ran out.
+    fn heard<T>(&mut self, got: Result<T>) -> Result<T> {
+        let timeout = |e: &Error| matches!(e, Error::NoEndpoint { cause, .. } if cause.kind() == io::ErrorKind::WouldBlock);
+        self.silent = got.as_ref().is_err_and(timeout).then(Instant::now);
+        got
+    }
+
     /// Connects and attaches. An endpoint that knows this process gives it its task again.
     pub fn attach(&mut self) -> Result<Reply> {
+        if self.silent.is_some_and(|since| since.elapsed() < SULK) {
+            return Err(self.no_endpoint(io::ErrorKind::TimedOut.into()));
+        }
         // Numbers that lead elsewhere by now may be given to the new descriptors, and would then
         // look like ours: forgotten first.
         for held in [&mut self.connection, &mut self.rw, &mut self.ro] {
@@ -56,7 +79,8 @@ impl Link {
         }
         let fd = connect(&self.socket).map_err(|e| self.no_endpoint(e))?;
         let ask = Request { op: Op::Attach, a: 0, b: 0 };
-        let (reply, fds) = self.exchange(fd.as_raw_fd(), &ask, None)?;
+        let got = self.exchange(fd.as_raw_fd(), &ask, None);
+        let (reply, fds) = self.heard(got)?;
         let mut fds = fds.into_iter();
         let (Some(rw), Some(ro)) = (fds.next(), fds.next()) else {
             let cause = io::Error::other("its reply brought no descriptors");

@@ -225,7 +225,6 @@ pub(crate) fn errno() -> i32 {
 
 impl Park for Mapping {
     fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
-        self.spin.failed();
         self.recount();
         let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
         let timed = deadline.is_some();
@@ -261,7 +260,11 @@ impl Park for Mapping {
         if self.counted.load(Atomic::Relaxed) == 0 {
             self.recount();
         }
-        self.spin.begin()
+        self.spin.budget()
+    }
+
+    fn waited(&self, took: u64, slept: bool) {
+        self.spin.learn(took, slept);
     }
 }
 

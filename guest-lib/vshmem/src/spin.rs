@@ -1,18 +1,25 @@
 //! How long to spin before sleeping.
 //!
-//! Spinning pays when whoever has to act runs on another processor right now. Where it does not
-//! (a loaded machine, a partner with more to do), it only takes that partner's time. So the budget
-//! follows what happened: a spin that ended in a sleep halves it, one that did not doubles it, and
-//! every so often the whole is tried again.
+//! Spinning pays when it costs less than the sleep it saves. What a sleep costs is not known
+//! beforehand (4 us on one machine, some 40 between processors, several hundred between emulated
+//! guests), but every wait shows it: two partners that both sleep see each wait last as long as a
+//! wake. So the budget follows how long waits took, whether they came to a sleep or not, and two
+//! sleeping partners soon spin long enough to meet. Where spinning does not help, because the
+//! partner needs this very processor or has more to do, it stops after a few tries and is tried
+//! again only every so often.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The most: about what a sleep and a wake across machines cost.
-const MOST: u64 = 50_000;
-/// Below this a spin is none: the clock alone takes longer.
-const LEAST: u64 = 500;
-/// Sleeps between two tries of the whole budget.
-const RETRY: u32 = 64;
+/// The most within one kernel: more than a futex wake costs.
+const MOST_HERE: u64 = 100_000;
+/// The most where other kernels may have to be woken: more than a doorbell between emulated guests.
+const MOST_ACROSS: u64 = 1_000_000;
+/// What spinning begins with, and comes down to.
+const LEAST: u64 = 20_000;
+/// Sleeps in a row after which spinning is given up.
+const TRIES: u32 = 8;
+/// Sleeps without a spin before it is tried again.
+const REST: u32 = 128;
 
 /// A budget in nanoseconds. Relaxed throughout: hints, of which a lost update costs nothing.
 #[derive(Debug)]
@@ -20,46 +27,50 @@ pub(crate) struct Spin {
     budget: AtomicU64,
     /// Zero where spinning cannot pay: on one processor, without other kernels.
     most: AtomicU64,
-    /// A spin began, and no sleep followed yet.
-    spun: AtomicBool,
+    /// Sleeps since the last spin that met its partner.
     sleeps: AtomicU32,
 }
 
 impl Spin {
     pub const fn new() -> Self {
         Self {
-            budget: AtomicU64::new(MOST),
-            most: AtomicU64::new(MOST),
-            spun: AtomicBool::new(false),
+            budget: AtomicU64::new(LEAST),
+            most: AtomicU64::new(MOST_HERE),
             sleeps: AtomicU32::new(0),
         }
     }
 
-    /// Whether it can pay.
-    pub fn allow(&self, can_pay: bool) {
-        self.most.store(if can_pay { MOST } else { 0 }, Ordering::Relaxed);
+    /// Where the partner may be: on another processor, in another kernel.
+    pub fn allow(&self, processors: u32, foreigners: bool) {
+        let most = match (processors, foreigners) {
+            (_, true) => MOST_ACROSS,
+            (0 | 1, false) => 0,
+            _ => MOST_HERE,
+        };
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// How long to spin now.
-    pub fn begin(&self) -> u64 {
-        let most = self.most.load(Ordering::Relaxed);
-        let mut budget = self.budget.load(Ordering::Relaxed);
-        if self.spun.swap(true, Ordering::Relaxed) {
-            budget = (budget * 2).min(MOST);
-            self.budget.store(budget, Ordering::Relaxed);
+    pub fn budget(&self) -> u64 {
+        if self.sleeps.load(Ordering::Relaxed) >= TRIES {
+            return 0;
         }
-        if budget < LEAST { 0 } else { budget.min(most) }
+        self.budget.load(Ordering::Relaxed).min(self.most.load(Ordering::Relaxed))
     }
 
-    /// The spin was for nothing: a sleep follows.
-    pub fn failed(&self) {
-        if !self.spun.swap(false, Ordering::Relaxed) {
-            return;
+    /// A wait took `took`; `slept` if the spin was not enough.
+    pub fn learn(&self, took: u64, slept: bool) {
+        let most = self.most.load(Ordering::Relaxed);
+        let budget = self.budget.load(Ordering::Relaxed);
+        if slept {
+            let sleeps = self.sleeps.load(Ordering::Relaxed) + 1;
+            self.sleeps.store(if sleeps >= TRIES + REST { 0 } else { sleeps }, Ordering::Relaxed);
+        } else {
+            self.sleeps.store(0, Ordering::Relaxed);
         }
-        let n = self.sleeps.fetch_add(1, Ordering::Relaxed);
-        let budget =
-            if n % RETRY == RETRY - 1 { MOST } else { self.budget.load(Ordering::Relaxed) / 2 };
-        self.budget.store(budget, Ordering::Relaxed);
+        // A wait longer than any spin says nothing of what a spin would need.
+        let next = if took > most { budget / 2 } else { (budget - budget / 64).max(2 * took) };
+        self.budget.store(next.clamp(LEAST, most.max(LEAST)), Ordering::Relaxed);
     }
 }
 
@@ -68,20 +79,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_shrink_it_successes_grow_it_and_the_whole_is_tried_again() {
+    fn two_sleeping_partners_come_to_spin_for_as_long_as_a_wake_takes() {
         let spin = Spin::new();
-        assert_eq!(spin.begin(), MOST);
-        spin.failed();
-        assert_eq!(spin.begin(), MOST / 2);
-        assert_eq!(spin.begin(), MOST);
-        for _ in 1..RETRY - 1 {
-            spin.begin();
-            spin.failed();
+        spin.allow(2, true);
+        assert_eq!(spin.budget(), LEAST);
+        spin.learn(300_000, true);
+        assert_eq!(spin.budget(), 600_000);
+        // They met: the budget comes down slowly, so that a hiccup does not part them.
+        for _ in 0..100 {
+            spin.learn(1_000, false);
         }
-        assert_eq!(spin.begin(), 0);
-        spin.failed();
-        assert_eq!(spin.begin(), MOST);
-        spin.allow(false);
-        assert_eq!(spin.begin(), 0);
+        assert!((100_000..300_000).contains(&spin.budget()), "{}", spin.budget());
+    }
+
+    #[test]
+    fn spins_that_never_help_are_given_up_and_tried_again() {
+        let spin = Spin::new();
+        spin.allow(2, false);
+        for _ in 0..TRIES {
+            assert!(spin.budget() > 0);
+            spin.learn(50_000, true);
+        }
+        for _ in 0..REST {
+            assert_eq!(spin.budget(), 0);
+            spin.learn(10_000, true);
+        }
+        assert!(spin.budget() > 0);
+    }
+
+    #[test]
+    fn idle_waits_and_one_processor_spin_little_or_not_at_all() {
+        let spin = Spin::new();
+        spin.learn(60_000, true);
+        spin.learn(10_000_000_000, true);
+        assert!(spin.budget() <= 60_000);
+        spin.allow(1, false);
+        assert_eq!(spin.budget(), 0);
+        spin.allow(1, true);
+        assert!(spin.budget() > 0);
     }
 }
