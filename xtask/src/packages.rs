@@ -23,7 +23,9 @@ fn installed(package: &str) -> bool {
 
 fn apt(arguments: &[&str]) -> Result<bool> {
     let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    // Somebody else's apt may be at work: wait for it.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     // Its output is progress, and standard output is ours.
     command.stdout(std::io::stderr());
     eprintln!("==> apt-get {}", arguments.join(" "));
