@@ -1,7 +1,7 @@
 //! The bytes every vshmem peer shares, and the only code that changes them.
 //!
 //! A region is one memory object mapped by every peer: the host, its containers and its virtual
-//! machines. This crate lays it out ([`layout`], [`format`]), changes it in transactions that no
+//! machines. This crate lays it out ([`layout`], [`mod@format`]), changes it in transactions that no
 //! death and no stopped process can leave half done ([`txn`]), hands out its memory ([`arena`]),
 //! lets threads sleep for one another ([`wait`]) and keeps the tables of peers and tasks ([`task`]).
 //!

@@ -143,6 +143,12 @@ pub trait Park {
 
     /// How long, in nanoseconds, to spin before sleeping; 0 on one CPU without other kernels.
     fn spin(&self) -> u64;
+
+    /// Tells how a wait ended that was not over at once: how long it took in nanoseconds, and
+    /// whether it came to a sleep. What [`Park::spin`] answers next may follow from it.
+    fn waited(&self, took: u64, slept: bool) {
+        let _ = (took, slept);
+    }
 }
 
 /// Everything [`crate::Region`] needs from its surroundings.

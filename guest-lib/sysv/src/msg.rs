@@ -9,11 +9,11 @@ mod ctl;
 mod pass;
 
 use crate::object::{self, Get, Held, Object, permit};
-use crate::waiters::sleep;
+use crate::waiters::{Patience, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
 use pass::Want;
 use vshmem_core::arena::{Pool, to_cell};
-use vshmem_core::layout::{Limit, held, lane, msg, queue};
+use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Offset, Platform, Region, Txn};
 
@@ -155,15 +155,17 @@ pub fn recv<P: Platform>(
     if flags & flag::MSG_COPY != 0 {
         return pass::copy(r, on, c, &object, buf, mtype, want);
     }
-    spin(r, &object, flags, deadline)?;
+    let mut patience = Patience::new(r, deadline);
+    spin(r, &object, flags, &mut patience)?;
+    let mut slept = false;
     loop {
         let queued = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags))?;
         match queued {
             pass::Received::Yes => break,
             pass::Received::First => settle(r, on, &object)?,
             pass::Received::Queued => {
-                let slept = sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
-                match slept {
+                slept = true;
+                match sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane())) {
                     Ok(()) => break,
                     // A change of the queue's permissions: look again.
                     Err(Error::Errno(Errno::EAGAIN))
@@ -173,6 +175,7 @@ pub fn recv<P: Platform>(
             }
         }
     }
+    patience.over(slept);
     // The message is the lane's: copy it out, then free it.
     let slot = r.lane(on.id())?;
     let block = r.block(r.peek(slot.plus(lane::HELD))?)?;
@@ -192,30 +195,14 @@ fn spin<P: Platform>(
     r: &Region<P>,
     object: &Object,
     flags: i32,
-    deadline: Option<u64>,
+    patience: &mut Patience<'_, P>,
 ) -> Result<()> {
-    if flags & flag::IPC_NOWAIT != 0 {
-        return Ok(());
-    }
-    let mut until = None;
-    let mut turn = 0u32;
-    while r.peek(object.at.plus(queue::QNUM))? == 0
+    while flags & flag::IPC_NOWAIT == 0
+        && r.peek(object.at.plus(queue::QNUM))? == 0
         && r.peek(object.at.plus(queue::RECV_HEAD))? == 0
-        && r.peek(object.at.plus(vshmem_core::layout::obj::LIFE))? == object.life
-    {
-        if turn.is_multiple_of(32) {
-            let now = r.mem().now();
-            let until = *until.get_or_insert_with(|| {
-                let spin = now.saturating_add(r.mem().spin());
-                deadline.map_or(spin, |d| d.min(spin))
-            });
-            if now >= until {
-                break;
-            }
-        }
-        r.mem().relax(0);
-        turn += 1;
-    }
+        && r.peek(object.at.plus(obj::LIFE))? == object.life
+        && patience.turn()
+    {}
     Ok(())
 }
 

@@ -117,6 +117,51 @@ impl List {
     }
 }
 
+/// The bounded spin before a sleep, and what the platform learns from it.
+pub(crate) struct Patience<'a, P> {
+    r: &'a Region<P>,
+    deadline: Option<u64>,
+    start: Option<u64>,
+    until: u64,
+    turns: u32,
+}
+
+impl<'a, P: Platform> Patience<'a, P> {
+    /// Turns between two looks at the clock.
+    const LOOK: u32 = 32;
+
+    pub fn new(r: &'a Region<P>, deadline: Option<u64>) -> Self {
+        Self { r, deadline, start: None, until: 0, turns: 0 }
+    }
+
+    /// Passes a moment; `false` when it is time to sleep.
+    pub fn turn(&mut self) -> bool {
+        if self.turns.is_multiple_of(Self::LOOK) {
+            let now = self.r.mem().now();
+            if self.start.is_none() {
+                self.start = Some(now);
+                let spin = now.saturating_add(self.r.mem().spin());
+                self.until = self.deadline.map_or(spin, |d| d.min(spin));
+            }
+            if now >= self.until {
+                return false;
+            }
+        }
+        self.turns = self.turns.wrapping_add(1);
+        self.r.mem().relax(0);
+        true
+    }
+
+    /// The wait is over. Short ones are not worth a look at the clock.
+    pub fn over(&self, slept: bool) {
+        if let Some(start) = self.start
+            && (slept || self.turns > Self::LOOK)
+        {
+            self.r.mem().waited(self.r.mem().now().saturating_sub(start), slept);
+        }
+    }
+}
+
 /// Sleeps until served, removed, interrupted or late. `cancel` takes the lane out of its list if it
 /// is still in it and says whether it was.
 pub(crate) fn sleep<P: Platform>(

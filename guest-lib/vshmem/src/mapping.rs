@@ -181,7 +181,7 @@ impl Mapping {
             return;
         }
         self.counted.store(now, Atomic::Relaxed);
-        self.spin.allow(processors() > 1 || self.foreigners());
+        self.spin.allow(processors(), self.foreigners());
     }
 }
 

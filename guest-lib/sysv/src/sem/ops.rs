@@ -2,7 +2,7 @@
 
 use super::{MAX_VALUE, SemBuf, Word, freeze, sem_at, sems_of, undo};
 use crate::object::{self, Object, permit};
-use crate::waiters::{List, sleep};
+use crate::waiters::{List, Patience, sleep};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::layout::{Limit, lane, obj, sem, set, waits};
 use vshmem_core::mem::Ordering;
@@ -111,10 +111,12 @@ pub fn op<P: Platform>(
     if ops.len() > most {
         return Err(Errno::E2BIG.into());
     }
+    let mut patience = Patience::new(r, deadline);
     if let [one] = ops
         && !one.undo()
-        && let Some(result) = spin(r, c, id, *one, deadline)?
+        && let Some(result) = spin(r, on, c, id, *one, &mut patience)?
     {
+        patience.over(false);
         return result;
     }
     let object = object::find(r, Kind::Set, id)?;
@@ -144,7 +146,9 @@ pub fn op<P: Platform>(
             }
             Attempt::First => settle(r, on, &object)?,
             Attempt::Queued => {
-                return sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
+                sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()))?;
+                patience.over(true);
+                return Ok(());
             }
         }
     }
@@ -153,32 +157,40 @@ pub fn op<P: Platform>(
 /// Waits a bounded time for a value that lets `op` go, while nobody is queued.
 fn spin<P: Platform>(
     r: &Region<P>,
+    on: &mut Lane,
     c: &Caller,
     id: i32,
     op: SemBuf,
-    deadline: Option<u64>,
+    patience: &mut Patience<'_, P>,
 ) -> Result<Option<Result<()>>> {
-    let mut until = None;
-    let mut turn = 0u32;
     loop {
         match fast(r, c, id, op)? {
             Fast::Done(result) => return Ok(Some(result)),
-            Fast::Slow => return Ok(None),
-            Fast::Wait => {}
+            Fast::Wait if patience.turn() => {}
+            Fast::Slow if thaw(r, on, id, op.num)? && patience.turn() => {}
+            Fast::Wait | Fast::Slow => return Ok(None),
         }
-        if turn.is_multiple_of(32) {
-            let now = r.mem().now();
-            let until = *until.get_or_insert_with(|| {
-                let spin = now.saturating_add(r.mem().spin());
-                deadline.map_or(spin, |d| d.min(spin))
-            });
-            if now >= until {
-                return Ok(None);
-            }
-        }
-        r.mem().relax(0);
-        turn += 1;
     }
+}
+
+/// Lets fast operations pass again where the last waiter has left; `false` where some wait.
+fn thaw<P: Platform>(r: &Region<P>, on: &mut Lane, id: i32, num: u16) -> Result<bool> {
+    let object = object::find(r, Kind::Set, id)?;
+    if r.peek(object.at.plus(set::WAITERS))? != 0 {
+        return Ok(false);
+    }
+    r.transact(on, |txn| {
+        object.lock(txn)?;
+        if txn.get(object.at.plus(set::WAITERS))? != 0 {
+            return Ok(false);
+        }
+        let at = sem_at(sems_of(txn, &object)?.0, num.into());
+        let word = Word(txn.word(at)?);
+        if word.frozen() {
+            txn.set_word(at, word.next(word.value(), word.who(), false).0)?;
+        }
+        Ok(true)
+    })
 }
 
 fn pack(op: SemBuf) -> u64 {
@@ -391,7 +403,8 @@ pub(super) fn hand_off<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Re
                     txn.set(dirty, 1)?;
                     return Ok(true);
                 }
-                let outcome = match try_ops(txn, object, &request, true)? {
+                let others = txn.get(object.at.plus(set::WAITERS))? > 1;
+                let outcome = match try_ops(txn, object, &request, others)? {
                     Tried::Blocked(op) if op.nowait() => Err(Errno::EAGAIN),
                     Tried::Blocked(_) => continue,
                     Tried::Failed(errno) => Err(errno),
