@@ -17,6 +17,9 @@
 //! }
 //! ```
 //!
+//! A wait spins for a little before it sleeps. The environment variable `VSHMEM_SPIN` caps that, in
+//! nanoseconds; 0 forbids it.
+//!
 //! Non-goals: the C ABI and the preload (`vshmem-capi`), semantics (`vshmem-sysv`).
 //!
 //! ```text

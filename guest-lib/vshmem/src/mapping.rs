@@ -93,18 +93,24 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// A view of `span` for a task of peer `me`.
-    pub(crate) fn new(span: Arc<Span>, link: Arc<Lock<Link>>, module: bool, me: u32) -> Self {
+    /// A view of `span` for a task of peer `me`, which spins for at most `spin` nanoseconds.
+    pub(crate) fn new(
+        span: Arc<Span>,
+        link: Arc<Lock<Link>>,
+        module: bool,
+        me: u32,
+        spin: u64,
+    ) -> Self {
         // SAFETY: M1: `span` is kept beside it. M2: page-aligned, checked in `Span::map`. M3: the
         // address is given to nobody else.
         let mem = unsafe { MappedMem::new(span.base, span.len as u64) };
-        let (spin, counted) = (Spin::new(), AtomicU64::new(0));
+        let (spin, counted) = (Spin::new(spin), AtomicU64::new(0));
         Self { mem, span, link, module, me, tables: OnceLock::new(), spin, counted }
     }
 
     /// The same bytes for a task of this process's child.
     pub(crate) fn inherited(&self) -> Self {
-        Self::new(self.span.clone(), self.link.clone(), self.module, self.me)
+        Self::new(self.span.clone(), self.link.clone(), self.module, self.me, self.spin.cap())
     }
 
     /// Tells where the tables are, once they were checked.
@@ -339,7 +345,7 @@ mod tests {
         let fd = memfd(REGION_BASE + LEN);
         let span = Span::map(fd.as_raw_fd(), LEN, Path::new("test")).unwrap();
         let link = Arc::new(Lock::new(Link::new(Path::new("/nowhere"))));
-        Mapping::new(Arc::new(span), link, false, 0)
+        Mapping::new(Arc::new(span), link, false, 0, u64::MAX)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::lock::Lock;
 use crate::mapping::{self, Mapping, Span};
 use crate::parts::{self, Part};
 use crate::pieces::Pieces;
+use crate::spin;
 use crate::sys;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -410,7 +411,8 @@ impl Shared {
                 Arc::new(Span::map(fd, reply.len, &socket)?)
             }
         };
-        let mapping = Mapping::new(span.clone(), self.link.clone(), module, reply.peer);
+        let spin = spin::cap_from_environment();
+        let mapping = Mapping::new(span.clone(), self.link.clone(), module, reply.peer, spin);
         let region = Region::open(mapping)
             .map_err(|cause| Error::Region { socket: socket.clone(), cause })?;
         region.mem().enter(region.geometry());

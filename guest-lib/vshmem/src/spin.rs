@@ -7,6 +7,9 @@
 //! sleeping partners soon spin long enough to meet. Where spinning does not help, because the
 //! partner needs this very processor or has more to do, it stops after a few tries and is tried
 //! again only every so often.
+//!
+//! `VSHMEM_SPIN`, in nanoseconds, caps the budget; 0 forbids spinning. It is read when the process
+//! attaches.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -29,14 +32,32 @@ pub(crate) struct Spin {
     most: AtomicU64,
     /// Sleeps since the last spin that met its partner.
     sleeps: AtomicU32,
+    /// What the user allows at most.
+    cap: u64,
+}
+
+/// The cap that `VSHMEM_SPIN` sets; none where it is unset or no number.
+pub(crate) fn cap_from_environment() -> u64 {
+    // SAFETY: a string with its end. (`std::env` would take a lock that a handler may meet.)
+    let value = unsafe { libc::getenv(c"VSHMEM_SPIN".as_ptr()) };
+    if value.is_null() {
+        return u64::MAX;
+    }
+    // SAFETY: the environment's strings have an end; it is read at once.
+    cap(unsafe { std::ffi::CStr::from_ptr(value) })
+}
+
+fn cap(value: &std::ffi::CStr) -> u64 {
+    value.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u64::MAX)
 }
 
 impl Spin {
-    pub const fn new() -> Self {
+    pub const fn new(cap: u64) -> Self {
         Self {
             budget: AtomicU64::new(LEAST),
             most: AtomicU64::new(MOST_HERE),
             sleeps: AtomicU32::new(0),
+            cap,
         }
     }
 
@@ -55,7 +76,12 @@ impl Spin {
         if self.sleeps.load(Ordering::Relaxed) >= TRIES {
             return 0;
         }
-        self.budget.load(Ordering::Relaxed).min(self.most.load(Ordering::Relaxed))
+        self.budget.load(Ordering::Relaxed).min(self.most.load(Ordering::Relaxed)).min(self.cap)
+    }
+
+    /// What the user allows at most.
+    pub const fn cap(&self) -> u64 {
+        self.cap
     }
 
     /// A wait took `took`; `slept` if the spin was not enough.
@@ -80,7 +106,7 @@ mod tests {
 
     #[test]
     fn two_sleeping_partners_come_to_spin_for_as_long_as_a_wake_takes() {
-        let spin = Spin::new();
+        let spin = Spin::new(u64::MAX);
         spin.allow(2, true);
         assert_eq!(spin.budget(), LEAST);
         spin.learn(300_000, true);
@@ -94,7 +120,7 @@ mod tests {
 
     #[test]
     fn spins_that_never_help_are_given_up_and_tried_again() {
-        let spin = Spin::new();
+        let spin = Spin::new(u64::MAX);
         spin.allow(2, false);
         for _ in 0..TRIES {
             assert!(spin.budget() > 0);
@@ -109,7 +135,7 @@ mod tests {
 
     #[test]
     fn idle_waits_and_one_processor_spin_little_or_not_at_all() {
-        let spin = Spin::new();
+        let spin = Spin::new(u64::MAX);
         spin.learn(60_000, true);
         spin.learn(10_000_000_000, true);
         assert!(spin.budget() <= 60_000);
@@ -117,5 +143,15 @@ mod tests {
         assert_eq!(spin.budget(), 0);
         spin.allow(1, true);
         assert!(spin.budget() > 0);
+    }
+
+    #[test]
+    fn the_user_may_cap_it() {
+        for (value, budget) in [(c"0", 0), (c"500", 500), (c"99999999", LEAST), (c"-1", LEAST)] {
+            let spin = Spin::new(cap(value));
+            spin.allow(2, true);
+            assert_eq!(spin.budget(), budget, "{value:?}");
+        }
+        assert_eq!(cap(c""), u64::MAX);
     }
 }
