@@ -121,6 +121,10 @@ pub fn valid_name(name: &str) -> bool {
 
 /// Tables of a region of `len` bytes for `tasks` tasks: the only place that decides where things are.
 fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
+    // A cell names a block by its offset in units of 64 bytes.
+    if len > 1 << 38 {
+        return Err(FormatError::NoRoom { tasks, len });
+    }
     let tasks = if tasks == 0 { (len / 8 / lane::STRIDE).clamp(16, 4096) } else { tasks };
     let tasks = tasks.min(wake::MAX_LANES);
     let objects = (len / 8192).clamp(64, 32_000);

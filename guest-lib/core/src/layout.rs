@@ -320,6 +320,8 @@ pub mod lane {
     pub const HELD_FOR: u64 = 0x0d0;
     /// Cell: the life of the object of that index.
     pub const HELD_LIFE: u64 = 0x0d8;
+    /// Word: how often the transaction in progress was robbed; robbers are the more patient with it.
+    pub const ROBBED: u64 = 0x0e0;
     /// Cell: which list the wait slot is in, [`super::waits`].
     pub const WAIT_KIND: u64 = 0x100;
     /// Cell: the object's index.
@@ -349,11 +351,11 @@ pub mod lane {
     /// Journal entries: {offset and flags, old, new}.
     pub const JOURNAL_ENTRY: u64 = if cfg!(loom) { 0x210 } else { 0x1200 };
     /// Journal entries at the most.
-    pub const MAX_ENTRIES: usize = if cfg!(loom) { 24 } else { 1100 };
+    pub const MAX_ENTRIES: usize = if cfg!(loom) { 24 } else { 1600 };
     /// Bytes per journal entry.
     pub const ENTRY_SIZE: u64 = 24;
     /// Bytes per lane.
-    pub const STRIDE: u64 = if cfg!(loom) { 0x480 } else { 0x8000 };
+    pub const STRIDE: u64 = if cfg!(loom) { 0x480 } else { 0xc000 };
     const _: () = assert!(OPS + 8 * MAX_OPS as u64 <= JOURNAL_ENTRY);
     const _: () = assert!(JOURNAL_ENTRY + MAX_ENTRIES as u64 * ENTRY_SIZE <= STRIDE);
 }

@@ -84,6 +84,17 @@ impl MappedMem {
         Ok(unsafe { word.as_ref() })
     }
 
+    /// `n` words from `at` on, checked once.
+    #[inline]
+    fn words(&self, at: Offset, n: usize) -> Result<&[AtomicU64], Corrupt> {
+        if !at.0.is_multiple_of(8) {
+            return Err(Corrupt::new(at, "misaligned offset"));
+        }
+        let first = self.bytes(at, (n as u64).saturating_mul(8))?.cast::<AtomicU64>();
+        // SAFETY: as in `word`, for all `n` of them, which the bounds check put inside the mapping.
+        Ok(unsafe { std::slice::from_raw_parts(first.as_ptr(), n) })
+    }
+
     #[inline]
     fn byte(&self, at: Offset) -> Result<&AtomicU8, Corrupt> {
         let byte = self.bytes(at, 1)?.cast::<AtomicU8>();
@@ -143,9 +154,10 @@ impl Mem for MappedMem {
             *b = self.byte(at.plus(i))?.load(Ordering::Relaxed);
         }
         let at = at.plus(head as u64);
-        for (i, chunk) in (0..).zip(middle.chunks_exact_mut(8)) {
-            let word = self.word(at.index(i, 8))?.load(Ordering::Relaxed);
-            chunk.copy_from_slice(&word.to_ne_bytes());
+        if words > 0 {
+            for (chunk, word) in middle.chunks_exact_mut(8).zip(self.words(at, words / 8)?) {
+                chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            }
         }
         let at = at.plus(words as u64);
         for (i, b) in (0..).zip(last) {
@@ -164,10 +176,12 @@ impl Mem for MappedMem {
             self.byte(at.plus(i))?.store(*b, Ordering::Relaxed);
         }
         let at = at.plus(head as u64);
-        for (i, chunk) in (0..).zip(middle.chunks_exact(8)) {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            self.word(at.index(i, 8))?.store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        if words > 0 {
+            for (chunk, to) in middle.chunks_exact(8).zip(self.words(at, words / 8)?) {
+                let mut word = [0; 8];
+                word.copy_from_slice(chunk);
+                to.store(u64::from_ne_bytes(word), Ordering::Relaxed);
+            }
         }
         let at = at.plus(words as u64);
         for (i, b) in (0..).zip(last) {
@@ -185,8 +199,8 @@ impl Mem for MappedMem {
             self.byte(at.plus(i))?.store(0, Ordering::Relaxed);
         }
         let at = at.plus(head);
-        for i in 0..words {
-            self.word(at.index(i, 8))?.store(0, Ordering::Relaxed);
+        if words > 0 {
+            self.words(at, words as usize)?.iter().for_each(|w| w.store(0, Ordering::Relaxed));
         }
         for i in words * 8..len - head {
             self.byte(at.plus(i))?.store(0, Ordering::Relaxed);

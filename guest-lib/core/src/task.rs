@@ -198,6 +198,21 @@ impl<P: Platform> Region<P> {
         self.mem().cas(at, old, next_cell(old, value))
     }
 
+    /// Frees the slot of a dead peer; `false` where it is no longer that incarnation's, or not dead.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn free_peer(&self, index: u32, incarnation: u32) -> Result<bool, Corrupt> {
+        let at = self.element(Table::Peers, index)?;
+        let old = self.mem().load(at.plus(peer::STATE), Ordering::Acquire)?;
+        if old as u32 & 0xff != peer::DEAD || self.peek(at.plus(peer::INCARNATION))? != incarnation
+        {
+            return Ok(false);
+        }
+        let value = (old as u32 & !0xff) | peer::EMPTY;
+        self.mem().cas(at.plus(peer::STATE), old, next_cell(old, value))
+    }
+
     /// A peer; `None` where the slot is empty.
     ///
     /// # Errors

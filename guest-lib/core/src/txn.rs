@@ -114,7 +114,6 @@ pub struct Txn<'a, P> {
     region: &'a Region<P>,
     lane: &'a mut Lane,
     seq: u64,
-    attempt: u32,
 }
 
 impl<P: Platform> Region<P> {
@@ -261,7 +260,12 @@ impl<'a, P: Platform> Txn<'a, P> {
         let seq = (word >> 2) + 1;
         // Release: the entries of the last transaction are not rewritten before this is seen.
         region.mem().store(at, journal(seq, ACTIVE), Ordering::Release)?;
-        Ok(Self { region, lane, seq, attempt })
+        let robbed = at.plus(lane::ROBBED - lane::JOURNAL);
+        // Relaxed: a hint.
+        if region.mem().load(robbed, Ordering::Relaxed)? != u64::from(attempt) {
+            region.mem().store(robbed, attempt.into(), Ordering::Relaxed)?;
+        }
+        Ok(Self { region, lane, seq })
     }
 
     /// The region it runs on.
@@ -297,7 +301,6 @@ impl<'a, P: Platform> Txn<'a, P> {
         let mem = self.region.mem();
         let mine = lock_word(self.seq, self.lane.id);
         let mut waited = 0;
-        let patience = PATIENCE << self.attempt.min(8);
         loop {
             // Acquire: pairs with the release of the last owner, or with its taking.
             let word = mem.load(at, Ordering::Acquire)?;
@@ -317,7 +320,10 @@ impl<'a, P: Platform> Txn<'a, P> {
                 .plus(lane::JOURNAL);
             let state = mem.load(status, Ordering::Acquire)?;
             if state == journal(seq, ACTIVE) {
-                if waited < patience {
+                // Relaxed: a hint. One that was robbed before gets the longer to finish.
+                let robbed =
+                    mem.load(status.plus(lane::ROBBED - lane::JOURNAL), Ordering::Relaxed)?;
+                if waited < PATIENCE << robbed.min(8) {
                     mem.relax(waited);
                     waited += 1;
                 } else {
@@ -325,6 +331,15 @@ impl<'a, P: Platform> Txn<'a, P> {
                 }
             } else if state == journal(seq, COMMITTED) {
                 self.region.help(owner, seq)?;
+                // Helped and still held, by a journal that never held it.
+                if mem.load(at, Ordering::Acquire)? == word
+                    && mem.load(status, Ordering::Acquire)? == state
+                {
+                    return Err(Corrupt::new(
+                        at,
+                        "lock held by a transaction that does not list it",
+                    ));
+                }
             } else if mem.cas(at, word, mine)? {
                 // That transaction is over, and was aborted: an owner that commits lets go first.
                 break;
@@ -332,6 +347,21 @@ impl<'a, P: Platform> Txn<'a, P> {
         }
         self.lane.locks.push(at);
         Ok(())
+    }
+
+    /// Fails if the locks were stolen: what was read under them until now may be a mixture. Call it
+    /// between reading where something is and touching that outside the transaction.
+    ///
+    /// # Errors
+    /// They were stolen; let it through, and the closure runs again.
+    pub fn valid(&self) -> Result<(), Corrupt> {
+        let at = self.journal_at()?;
+        // Acquire: after the reads before (which are acquire loads).
+        if self.region.mem().load(at, Ordering::Acquire)? == journal(self.seq, ACTIVE) {
+            Ok(())
+        } else {
+            Err(Corrupt::new(at, "transaction was robbed"))
+        }
     }
 
     /// The word at `at` as this transaction sees it.
@@ -413,16 +443,16 @@ impl<'a, P: Platform> Txn<'a, P> {
         let base = self.region.lane(self.lane.id)?;
         for (i, entry) in self.lane.writes.iter().enumerate() {
             let at = base.plus(lane::JOURNAL_ENTRY).index(i as u64, lane::ENTRY_SIZE);
-            // Relaxed: published by the commit below.
-            mem.store(at, entry.at.0 | u64::from(entry.wake), Ordering::Relaxed)?;
-            mem.store(at.plus(8), entry.old, Ordering::Relaxed)?;
-            mem.store(at.plus(16), entry.new, Ordering::Relaxed)?;
+            // Release: a late helper of our last transaction that meets one of these sees `ACTIVE` too.
+            mem.store(at, entry.at.0 | u64::from(entry.wake), Ordering::Release)?;
+            mem.store(at.plus(8), entry.old, Ordering::Release)?;
+            mem.store(at.plus(16), entry.new, Ordering::Release)?;
         }
         for (i, at) in self.lane.locks.iter().enumerate() {
-            mem.store(base.plus(lane::LOCK).index(i as u64, 8), at.0, Ordering::Relaxed)?;
+            mem.store(base.plus(lane::LOCK).index(i as u64, 8), at.0, Ordering::Release)?;
         }
-        mem.store(base.plus(lane::ENTRIES), self.lane.writes.len() as u64, Ordering::Relaxed)?;
-        mem.store(base.plus(lane::LOCKS), self.lane.locks.len() as u64, Ordering::Relaxed)?;
+        mem.store(base.plus(lane::ENTRIES), self.lane.writes.len() as u64, Ordering::Release)?;
+        mem.store(base.plus(lane::LOCKS), self.lane.locks.len() as u64, Ordering::Release)?;
         let status = self.journal_at()?;
         if !mem.cas(status, journal(self.seq, ACTIVE), journal(self.seq, COMMITTED))? {
             self.release()?;

@@ -39,15 +39,18 @@ pub fn get<P: Platform>(
         return Ok(id);
     }
     let qbytes = r.limit(Limit::Msgmnb)?;
-    r.transact(on, |txn| match get.create(txn, c, Limit::Msgmni, |_, _| Ok(true))? {
-        Ok(object) => {
+    r.transact(on, |txn| {
+        let fill = |txn: &mut Txn<'_, P>, object: &Object| {
             for cell in (queue::HEAD..=queue::DIRTY).step_by(8) {
                 let value = if cell == queue::QBYTES { qbytes } else { 0 };
                 txn.set(object.at.plus(cell), value)?;
             }
-            Ok(object.id())
-        }
-        Err(id) => Ok(id),
+            Ok(())
+        };
+        Ok(match get.create(txn, c, Limit::Msgmni, |_, _| Ok(true), fill)? {
+            Ok(object) => object.id(),
+            Err(id) => id,
+        })
     })
 }
 
@@ -122,7 +125,7 @@ pub fn send<P: Platform>(
     // 3. To a receiver or into the queue; the block leaves the lane in the same step.
     let sent = pass::send(r, on, c, &object, block, flags, deadline);
     if sent.is_err() {
-        crate::reap::drop_held(r, on, on.id())?;
+        crate::reap::drop_own(r, on)?;
     }
     sent
 }
@@ -158,15 +161,15 @@ pub fn recv<P: Platform>(
     let mut patience = Patience::new(r, deadline);
     spin(r, &object, flags, &mut patience)?;
     let mut slept = false;
-    loop {
+    let more = loop {
         let queued = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags))?;
         match queued {
-            pass::Received::Yes => break,
+            pass::Received::Yes(more) => break more,
             pass::Received::First => settle(r, on, &object)?,
             pass::Received::Queued => {
                 slept = true;
                 match sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane())) {
-                    Ok(()) => break,
+                    Ok(()) => break false,
                     // A change of the queue's permissions: look again.
                     Err(Error::Errno(Errno::EAGAIN))
                         if deadline.is_none_or(|d| r.mem().now() < d) => {}
@@ -174,7 +177,7 @@ pub fn recv<P: Platform>(
                 }
             }
         }
-    }
+    };
     patience.over(slept);
     // The message is the lane's: copy it out, then free it.
     let slot = r.lane(on.id())?;
@@ -185,8 +188,11 @@ pub fn recv<P: Platform>(
     let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
     r.transact(on, |txn| {
         free(txn, block)?;
-        Held::clear(txn)
+        Held::clear(txn, held::RECEIVED, block)
     })?;
+    if more {
+        settle(r, on, &object)?;
+    }
     Ok(((u64::from(high) << 32 | u64::from(low)) as i64, n))
 }
 

@@ -1,7 +1,8 @@
 //! What the three kinds share: callers, permissions, keys, ids, the directory.
 
 use crate::{Errno, Result};
-use vshmem_core::layout::{Limit, dir, held, lane, obj};
+use vshmem_core::arena::to_cell;
+use vshmem_core::layout::{Limit, Table, dir, held, lane, obj, task};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
@@ -188,6 +189,10 @@ pub(crate) fn set_perm<P: Platform>(
     gid: u32,
     mode: u32,
 ) -> Result<()> {
+    // -1 names nobody, as the kernel has it.
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::EINVAL.into());
+    }
     let now = txn.region().mem().seconds();
     let old = txn.get(object.at.plus(obj::MODE))?;
     txn.set(object.at.plus(obj::UID), uid)?;
@@ -275,6 +280,7 @@ impl Get {
         c: &Caller,
         limit: Limit,
         fits: impl Fn(&Txn<'_, P>, &Object) -> Result<bool>,
+        fill: impl FnOnce(&mut Txn<'_, P>, &Object) -> Result<()>,
     ) -> Result<core::result::Result<Object, i32>> {
         let r = txn.region();
         let dir = self.kind.dir();
@@ -304,7 +310,6 @@ impl Get {
         let life = seq << 2 | obj::LIVE;
         let now = r.mem().seconds();
         for (cell, value) in [
-            (obj::LIFE, life),
             (obj::KEY, self.key as u32),
             (obj::MODE, self.flags as u32 & 0o777),
             (obj::UID, c.uid),
@@ -324,7 +329,11 @@ impl Get {
             txn.set(at.plus(obj::NEXT), next)?;
             txn.set(head, index + 1)?;
         }
-        Ok(Ok(Object { index, at, life }))
+        let object = Object { index, at, life };
+        fill(txn, &object)?;
+        // Last: steps are applied in order, and whoever sees the life may use the rest.
+        txn.set(at.plus(obj::LIFE), life)?;
+        Ok(Ok(object))
     }
 }
 
@@ -425,6 +434,17 @@ pub fn indices<P: Platform>(r: &Region<P>, kind: Kind) -> Result<Vec<u32>> {
     Ok(found)
 }
 
+/// Refuses a task that was reaped, though the caller still runs. The task's lock is held.
+pub(crate) fn alive<P: Platform>(txn: &Txn<'_, P>, id: TaskId) -> Result<()> {
+    let slot = txn.region().element(Table::Tasks, id.index)?;
+    let word = txn.word(slot.plus(task::STATE))?;
+    if word >> 8 == id.incarnation && matches!(word & 0xff, task::CLAIMED | task::LIVE) {
+        Ok(())
+    } else {
+        Err(Errno::EIDRM.into())
+    }
+}
+
 /// A block a lane holds between two transactions.
 pub(crate) struct Held;
 
@@ -444,10 +464,23 @@ impl Held {
         Ok(txn.set(at.plus(lane::HELD_LIFE), life)?)
     }
 
-    /// Notes that the lane holds nothing any more.
-    pub fn clear<P: Platform>(txn: &mut Txn<'_, P>) -> Result<()> {
+    /// Notes that the lane, which holds `block` for reason `why`, holds nothing any more. EIDRM
+    /// where that was taken from it: its task was reaped.
+    pub fn clear<P: Platform>(txn: &mut Txn<'_, P>, why: u32, block: Offset) -> Result<()> {
+        Self::check(txn, why, block)?;
         let at = txn.region().lane(txn.lane())?;
         Self::drop_of(txn, at)
+    }
+
+    /// EIDRM unless the lane holds `block` for reason `why`.
+    pub fn check<P: Platform>(txn: &Txn<'_, P>, why: u32, block: Offset) -> Result<()> {
+        let at = txn.region().lane(txn.lane())?;
+        if txn.get(at.plus(lane::HELD_WHY))? != why
+            || txn.get(at.plus(lane::HELD))? != to_cell(block)
+        {
+            return Err(Errno::EIDRM.into());
+        }
+        Ok(())
     }
 
     /// Notes that the lane at `slot` holds nothing any more.

@@ -31,11 +31,13 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
             return Ok(()); // Reaped already; the slot may have a new owner.
         }
     }
-    lanes(r, on, Owner::Task(id))?;
-    shm::detach_all(r, on, id)?;
     let slot = r.element(Table::Tasks, id.index)?;
     let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
-    sem::apply_undo(r, on, slot, who)?;
+    // One corrupt object must not keep the dead task's other promises from being kept.
+    let lanes = lanes(r, on, Owner::Task(id));
+    let detached = shm::detach_all(r, on, id);
+    let undone = sem::apply_undo(r, on, id, who);
+    lanes.and(detached).and(undone)?;
     r.set_task_state(id, task::FREE)?;
     // It may have died between its own step and the hand-offs that step made possible.
     rescan(r, on, who.peer())
@@ -46,16 +48,21 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
 /// # Errors
 /// The region is corrupt.
 pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<()> {
+    let mut met = Ok(());
     for id in r.lanes_of(owner)? {
         if id == on.id() {
             continue;
         }
-        r.settle_lane(id, true)?;
-        unqueue(r, on, id)?;
-        drop_held(r, on, id)?;
-        r.release_lane(id, owner)?;
+        let mut clear = || {
+            r.settle_lane(id, true)?;
+            unqueue(r, on, id, Some(owner))?;
+            drop_held(r, on, id, Some(owner))?;
+            r.release_lane(id, owner)?;
+            Ok(())
+        };
+        met = met.and(clear());
     }
-    Ok(())
+    met
 }
 
 /// Reaps a dead peer: all its tasks, its endpoint's lanes, then its slot.
@@ -63,21 +70,42 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
 /// # Errors
 /// As [`task`].
 pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
-    for dead in r.tasks()?.into_iter().filter(|t| t.peer == index) {
+    let dead = |p: &vshmem_core::task::Peer| p.state == peer::DEAD;
+    let Some(entry) = r.peer(index)?.filter(dead) else { return Ok(()) };
+    let tasks = r.tasks()?;
+    // Still dead: what was read belonged to it, and not to the next owner of its slot.
+    if r.peer(index)?.filter(dead).is_none_or(|now| now.incarnation != entry.incarnation) {
+        return Ok(());
+    }
+    for dead in tasks.into_iter().filter(|t| t.peer == index) {
         task(r, on, dead.id)?;
     }
-    if let Some(entry) = r.peer(index)? {
-        lanes(r, on, Owner::Endpoint { peer: index, incarnation: entry.incarnation })?;
-        if index != 0 && entry.state == peer::DEAD {
-            r.set_peer_state(index, peer::EMPTY)?;
-        }
+    lanes(r, on, Owner::Endpoint { peer: index, incarnation: entry.incarnation })?;
+    if index != 0 {
+        r.free_peer(index, entry.incarnation)?;
     }
     Ok(())
 }
 
 /// Takes a lane that no longer runs out of the list it waits in.
-pub(crate) fn unqueue<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -> Result<()> {
+///
+/// `owner` is who it belonged to: a reaper that was stopped may find it somebody else's. Each step
+/// reads what it acts on first and the owner last; and it cannot lose the owner after that, since
+/// the other reaper has to take the same lock before it releases the lane.
+pub(crate) fn unqueue<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    id: LaneId,
+    owner: Option<Owner>,
+) -> Result<()> {
     let slot = r.lane(id)?;
+    let here = |txn: &vshmem_core::Txn<'_, P>, kind, index| {
+        Ok::<_, Error>(
+            txn.get(slot.plus(lane::WAIT_KIND))? == kind
+                && txn.get(slot.plus(lane::WAIT_OBJ))? == index
+                && r.lane_owner(id)? == owner,
+        )
+    };
     if r.peek(slot.plus(lane::STATUS))? != wait::WAITING {
         return Ok(());
     }
@@ -86,21 +114,47 @@ pub(crate) fn unqueue<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -> 
     match kind {
         waits::SEM => {
             let at = r.object(Kind::Set, index)?;
-            r.transact(on, |txn| sem::unqueue(txn, at, id))?;
+            r.transact(on, |txn| {
+                txn.lock(at.plus(obj::LOCK))?;
+                Ok::<_, Error>(here(txn, kind, index)? && sem::unqueue(txn, at, id)?)
+            })?;
         }
         waits::RECV | waits::SEND => {
             let at = r.object(Kind::Queue, index)?;
-            r.transact(on, |txn| msg::unqueue(txn, at, id))?;
+            r.transact(on, |txn| {
+                txn.lock(at.plus(obj::LOCK))?;
+                Ok::<_, Error>(here(txn, kind, index)? && msg::unqueue(txn, at, id)?)
+            })?;
         }
-        _ => {}
+        // Taken out by a step of which the outcome is still to be written, by an owner that was
+        // stopped: it must not be written to the lane's next owner.
+        _ => {
+            for other in 0..r.table(Table::Lanes).count as u32 {
+                if other != on.id().0 && r.lane_committed(LaneId(other))? {
+                    r.settle_lane(LaneId(other), false)?;
+                }
+            }
+        }
     }
     Ok(())
 }
 
+/// Drops what the caller's own lane holds.
+pub(crate) fn drop_own<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
+    let owner = r.lane_owner(on.id())?;
+    drop_held(r, on, on.id(), owner)
+}
+
 /// Drops what lane `id` holds: blocks are freed, a received message goes back to its queue.
-pub(crate) fn drop_held<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -> Result<()> {
+pub(crate) fn drop_held<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    id: LaneId,
+    owner: Option<Owner>,
+) -> Result<()> {
     let slot = r.lane(id)?;
-    loop {
+    // A step frees at least one block of 64 bytes.
+    for _ in 0..=r.mem().len() / 64 {
         let why = r.peek(slot.plus(lane::HELD_WHY))?;
         let index = r.peek(slot.plus(lane::HELD_FOR))?;
         match why {
@@ -108,19 +162,30 @@ pub(crate) fn drop_held<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -
             held::RECEIVED => {
                 let life = r.peek(slot.plus(lane::HELD_LIFE))?;
                 let object = Object { index, at: r.object(Kind::Queue, index)?, life };
-                if r.transact(on, |txn| msg::give_back(txn, &object, slot))? {
+                if r.lane_owner(id)? != owner {
+                    return Ok(());
+                }
+                let back = |txn: &mut vshmem_core::Txn<'_, P>| {
+                    txn.lock(object.at.plus(obj::LOCK))?;
+                    let same = txn.get(slot.plus(lane::HELD_WHY))? == why
+                        && txn.get(slot.plus(lane::HELD_FOR))? == index
+                        && txn.get(slot.plus(lane::HELD_LIFE))? == life
+                        && r.lane_owner(id)? == owner;
+                    Ok::<_, Error>(same && msg::give_back(txn, &object, slot)?)
+                };
+                if r.transact(on, back)? {
                     msg::settle(r, on, &object)?;
                 }
             }
             _ => {
                 r.transact(on, |txn| {
                     txn.lock(ARENA)?;
-                    if txn.get(slot.plus(lane::HELD_WHY))? != why {
+                    let n = txn.get(slot.plus(lane::HELD_FOR))?;
+                    if txn.get(slot.plus(lane::HELD_WHY))? != why || r.lane_owner(id)? != owner {
                         return Ok::<_, Error>(());
                     }
                     let cell = txn.get(slot.plus(lane::HELD))?;
                     let block = if why == held::SCRUB { Offset(0) } else { r.block(cell)? };
-                    let n = txn.get(slot.plus(lane::HELD_FOR))?;
                     match why {
                         held::SENDING => msg::free(txn, block)?,
                         held::SEMS => sem::free_block(txn, n, block)?,
@@ -135,9 +200,13 @@ pub(crate) fn drop_held<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -
                     }
                     Ok(txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?)
                 })?;
+                if r.lane_owner(id)? != owner {
+                    return Ok(());
+                }
             }
         }
     }
+    Err(vshmem_core::Corrupt::new(slot, "what a lane holds has no end").into())
 }
 
 /// What every endpoint does about once a second: completes transactions whose owner was stopped
@@ -170,21 +239,22 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
     if !sleepers {
         return Ok(()); // Nobody to hand anything to.
     }
-    for index in object::indices(r, Kind::Set)? {
-        let at = r.object(Kind::Set, index)?;
-        if r.peek(at.plus(set::DIRTY))? != 0 {
-            let life = r.peek(at.plus(obj::LIFE))?;
-            sem::settle(r, on, &Object { index, at, life })?;
+    // Every object gets its turn, whatever another one holds.
+    let mut met = Ok(());
+    for (kind, dirty) in [(Kind::Set, set::DIRTY), (Kind::Queue, queue::DIRTY)] {
+        for index in object::indices(r, kind)? {
+            let at = r.object(kind, index)?;
+            if r.peek(at.plus(dirty))? == 0 {
+                continue;
+            }
+            let object = Object { index, at, life: r.peek(at.plus(obj::LIFE))? };
+            met = met.and(match kind {
+                Kind::Set => sem::settle(r, on, &object),
+                _ => msg::settle(r, on, &object),
+            });
         }
     }
-    for index in object::indices(r, Kind::Queue)? {
-        let at = r.object(Kind::Queue, index)?;
-        if r.peek(at.plus(queue::DIRTY))? != 0 {
-            let life = r.peek(at.plus(obj::LIFE))?;
-            msg::settle(r, on, &Object { index, at, life })?;
-        }
-    }
-    Ok(())
+    met
 }
 
 /// How many objects of all kinds there are.

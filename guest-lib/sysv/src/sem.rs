@@ -104,6 +104,8 @@ fn sems_of<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<(Offset, u3
     if sems.0.saturating_add(bytes(nsems)) > txn.region().mem().len() {
         return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
     }
+    // Block and number belong together only under our own lock, and the callers freeze by them.
+    txn.valid()?;
     Ok((sems, nsems))
 }
 
@@ -160,22 +162,30 @@ pub fn get<P: Platform>(
     }
     // 3. The set, in one step with letting go of the block.
     r.transact(on, |txn| {
-        match get.create(txn, c, Limit::Semmni, fits) {
+        let fill = |txn: &mut Txn<'_, P>, object: &Object| {
+            let used = txn.get(total)?;
+            txn.set(total, used.saturating_add(nsems))?;
+            for (cell, value) in [
+                (set::NSEMS, nsems),
+                (set::SEMS, to_cell(block)),
+                (set::HEAD, 0),
+                (set::TAIL, 0),
+                (set::WAITERS, 0),
+                (set::DIRTY, 0),
+                (set::OTIME, 0),
+            ] {
+                txn.set(object.at.plus(cell), value)?;
+            }
+            Ok(())
+        };
+        txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
+        if txn.get(total)?.saturating_add(nsems) > limit {
+            // Somebody created one since we looked.
+            return give_back(txn, nsems, block).map(|()| Err(Errno::ENOSPC));
+        }
+        match get.create(txn, c, Limit::Semmni, fits, fill) {
             Ok(Ok(object)) => {
-                let used = txn.get(total)?;
-                txn.set(total, used.saturating_add(nsems))?;
-                for (cell, value) in [
-                    (set::NSEMS, nsems),
-                    (set::SEMS, to_cell(block)),
-                    (set::HEAD, 0),
-                    (set::TAIL, 0),
-                    (set::WAITERS, 0),
-                    (set::DIRTY, 0),
-                    (set::OTIME, 0),
-                ] {
-                    txn.set(object.at.plus(cell), value)?;
-                }
-                Held::clear(txn)?;
+                Held::clear(txn, held::SEMS, block)?;
                 Ok(Ok(object.id()))
             }
             // Somebody was faster, or there is no room: the block goes back in the same step.
@@ -189,7 +199,7 @@ pub fn get<P: Platform>(
 
 fn give_back<P: Platform>(txn: &mut Txn<'_, P>, nsems: u32, block: Offset) -> Result<()> {
     txn.free(Pool::Sems, bytes(nsems), block)?;
-    Held::clear(txn)
+    Held::clear(txn, held::SEMS, block)
 }
 
 /// Frees the semaphores of a set that is never to be, for the reaper.

@@ -137,10 +137,14 @@ pub fn get<P: Platform>(
         Ok(list)
     })?;
     let made = fill(r, on, list, pages).and_then(|()| {
-        r.transact(on, |txn| match get.create(txn, c, Limit::Shmmni, fits)? {
-            Ok(object) => {
-                let used = txn.get(total)?;
-                txn.set(total, used.saturating_add(pages))?;
+        r.transact(on, |txn| {
+            let fill = |txn: &mut Txn<'_, P>, object: &Object| {
+                // Again, now that nobody else creates.
+                let used = txn.get(total)?.saturating_add(pages);
+                if used > r.limit(Limit::Shmall)? {
+                    return Err(Errno::ENOSPC.into());
+                }
+                txn.set(total, used)?;
                 for (cell, value) in [
                     (seg::SIZE_LO, size as u32),
                     (seg::SIZE_HI, (size >> 32) as u32),
@@ -153,14 +157,19 @@ pub fn get<P: Platform>(
                 ] {
                     txn.set(object.at.plus(cell), value)?;
                 }
-                Held::clear(txn)?;
-                Ok::<_, Error>(object.id())
+                Ok(())
+            };
+            match get.create(txn, c, Limit::Shmmni, fits, fill)? {
+                Ok(object) => {
+                    Held::clear(txn, held::EXTENTS, list)?;
+                    Ok::<_, Error>(object.id())
+                }
+                Err(id) => Ok(id),
             }
-            Err(id) => Ok(id),
         })
     });
     // Still held if somebody was faster or something failed.
-    crate::reap::drop_held(r, on, on.id())?;
+    crate::reap::drop_own(r, on)?;
     made
 }
 
@@ -171,11 +180,14 @@ fn fill<P: Platform>(r: &Region<P>, on: &mut Lane, list: Offset, pages: u32) -> 
     while left > 0 {
         want = want.min(left);
         let first = r.transact(on, |txn| {
+            // The arena's lock guards what a lane holds.
+            let run = txn.take_run(want)?;
+            Held::check(txn, held::EXTENTS, list)?;
             let count = txn.get(list.plus(extents::COUNT))?;
             if count >= most_extents(pages) {
                 return Err(Error::from(Errno::ENOMEM));
             }
-            let Some(first) = txn.take_run(want)? else { return Ok(None) };
+            let Some(first) = run else { return Ok(None) };
             let at = extent_at(list, count);
             txn.set(at, first)?;
             txn.set(at.plus(8), want)?;
@@ -249,11 +261,9 @@ fn count<P: Platform>(
 ) -> Result<()> {
     let slot = txn.region().element(Table::Tasks, id.index)?;
     txn.lock(slot.plus(task::LOCK))?;
-    if txn.word(slot.plus(task::STATE))? >> 8 != id.incarnation {
-        return Err(Errno::EINVAL.into()); // The caller was taken for dead.
-    }
+    object::alive(txn, id)?;
     match records(txn, slot)?.into_iter().find(|r| r.is(object)) {
-        Some(found) => txn.set(found.at.plus(record::COUNT), found.count + by)?,
+        Some(found) => txn.set(found.at.plus(record::COUNT), found.count.saturating_add(by))?,
         None => {
             let Some(at) = txn.alloc(Pool::Misc, record::SIZE)? else {
                 return Err(Errno::ENOMEM.into());
@@ -268,7 +278,7 @@ fn count<P: Platform>(
     }
     let now = txn.region().mem().seconds();
     let nattch = txn.get(object.at.plus(seg::NATTCH))?;
-    txn.set(object.at.plus(seg::NATTCH), nattch + by)?;
+    txn.set(object.at.plus(seg::NATTCH), nattch.saturating_add(by))?;
     txn.set(object.at.plus(seg::ATIME), now)?;
     Ok(txn.set(object.at.plus(seg::LPID), who.0)?)
 }
@@ -378,7 +388,7 @@ fn drop_attachments<P: Platform>(
             // Removed since we looked: the last one needs the directory's lock, and takes it first.
             Err(Error::Errno(Errno::EIDRM)) => doomed = true,
             Err(error) => return Err(error),
-            Ok(()) => return crate::reap::drop_held(r, on, on.id()),
+            Ok(()) => return crate::reap::drop_own(r, on),
         }
     }
 }
@@ -506,7 +516,7 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
         }
         Ok::<_, Error>(())
     })?;
-    crate::reap::drop_held(r, on, on.id())
+    crate::reap::drop_own(r, on)
 }
 
 /// Limits and use.

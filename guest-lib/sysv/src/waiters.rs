@@ -171,7 +171,7 @@ pub(crate) fn sleep<P: Platform>(
     cancel: impl Fn(&mut Txn<'_, P>) -> Result<bool>,
 ) -> Result<()> {
     let why = match r.wait(on.id(), deadline)? {
-        Waited::Settled(status) => return outcome(status),
+        Waited::Settled(status) => return take(r, on, status),
         Waited::TimedOut => Errno::EAGAIN,
         Waited::Interrupted => Errno::EINTR,
     };
@@ -179,12 +179,21 @@ pub(crate) fn sleep<P: Platform>(
         return Err(why.into());
     }
     // Served between the signal and the cancelling: the service counts.
-    outcome(r.peek(r.lane(on.id())?.plus(lane::STATUS))?)
+    let status = r.peek(r.lane(on.id())?.plus(lane::STATUS))?;
+    take(r, on, status)
+}
+
+/// Takes a settled outcome: nobody has to be woken for it any more.
+fn take<P: Platform>(r: &Region<P>, on: &Lane, status: u32) -> Result<()> {
+    r.init(r.lane(on.id())?.plus(lane::STATUS), wait::IDLE)?;
+    outcome(status)
 }
 
 fn outcome(status: u32) -> Result<()> {
     match status {
-        wait::DONE | wait::IDLE => Ok(()),
+        wait::DONE => Ok(()),
+        // Nobody but a reaper takes a lane out without an outcome: the task was taken for dead.
+        wait::IDLE => Err(Errno::EIDRM.into()),
         failed => match failed.checked_sub(wait::FAILED).and_then(|e| Errno::from_raw(e as i32)) {
             Some(errno) => Err(errno.into()),
             None => Err(Error::Corrupt(Corrupt::new(Offset(failed.into()), "unknown wait status"))),
@@ -199,7 +208,8 @@ fn outcome(status: u32) -> Result<()> {
 /// The region is corrupt.
 pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     let id = on.id();
+    let owner = r.lane_owner(id)?;
     r.settle_lane(id, true)?;
-    crate::reap::unqueue(r, on, id)?;
-    crate::reap::drop_held(r, on, id)
+    crate::reap::unqueue(r, on, id, owner)?;
+    crate::reap::drop_held(r, on, id, owner)
 }

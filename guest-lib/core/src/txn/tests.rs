@@ -261,4 +261,42 @@ mod model {
             assert_eq!(region.peek(LOCK), Ok(0));
         });
     }
+
+    /// A helper that was slow meets the entries of its owner's next transaction, which is aborted.
+    #[test]
+    fn loom_a_late_helper_applies_no_uncommitted_entry() {
+        const C: Offset = Offset(24);
+        explore(|| {
+            let mem = HeapMem::new(size(3));
+            {
+                let region = bare(mem.clone(), 3);
+                let base = region.lane(LaneId(2)).unwrap();
+                let put = |at, v| region.mem().store(at, v, Ordering::Release).unwrap();
+                put(base.plus(lane::JOURNAL_ENTRY), A.0);
+                put(base.plus(lane::JOURNAL_ENTRY + 16), next_cell(0, 1));
+                put(base.plus(lane::ENTRIES), 1);
+                put(base.plus(lane::JOURNAL), journal(1, COMMITTED));
+            }
+            let other = mem.clone();
+            let t = loom::thread::spawn(move || {
+                bare(other, 3).settle_lane(LaneId(2), false).unwrap();
+            });
+            let region = bare(mem, 3);
+            let mut runs = 0;
+            region
+                .transact(&mut Lane::new(LaneId(2)), |txn| {
+                    runs += 1;
+                    txn.lock(LOCK)?;
+                    if runs == 1 {
+                        // Robbed here.
+                        region.transact(&mut Lane::new(LaneId(0)), |thief| thief.lock(LOCK))?;
+                        txn.set(C, 1)?;
+                    }
+                    Ok::<_, Corrupt>(())
+                })
+                .unwrap();
+            t.join().unwrap();
+            assert_eq!(region.peek(C), Ok(0), "a write that was never committed");
+        });
+    }
 }

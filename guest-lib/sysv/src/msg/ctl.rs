@@ -149,15 +149,18 @@ pub fn set<P: Platform>(
         return Err(Errno::EPERM.into());
     }
     let qbytes = u32::try_from(qbytes).unwrap_or(u32::MAX);
-    let mut left = 1;
-    while left > 0 {
-        left = r.transact(on, |txn| {
+    // Those who were sent to look again may be back in the queue already: no more rounds than the
+    // sleepers of the first need.
+    let mut rounds = None;
+    while rounds != Some(0) {
+        let left = r.transact(on, |txn| {
             object.lock(txn)?;
             own(r, c, object.at)?;
             object::set_perm(txn, &object, uid, gid, mode)?;
             txn.set(object.at.plus(queue::QBYTES), qbytes)?;
             dismiss(txn, &object, BATCH, Errno::EAGAIN)
         })?;
+        rounds = Some(rounds.map_or(left.div_ceil(BATCH), |n| n - 1));
     }
     Ok(())
 }
@@ -187,7 +190,7 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
             Ok::<_, Error>(left)
         })?;
         if left == 0 {
-            return crate::reap::drop_held(r, on, on.id());
+            return crate::reap::drop_own(r, on);
         }
     }
 }

@@ -35,7 +35,7 @@ impl Want {
     fn takes(self, mtype: i64) -> bool {
         match self.mtype {
             0 => true,
-            t if t < 0 => mtype <= -t,
+            t if t < 0 => mtype <= t.saturating_neg(),
             t => (mtype == t) != self.except,
         }
     }
@@ -96,6 +96,8 @@ pub(super) fn send<P: Platform>(
     loop {
         enum Sent {
             Yes,
+            /// And more may be able to go than one journal holds.
+            More,
             First,
             Queued,
         }
@@ -106,8 +108,9 @@ pub(super) fn send<P: Platform>(
             }
             if fits(txn, object.at, size_of(txn, block)?)? {
                 accept(txn, object, block, c.who)?;
-                Held::clear(txn)?;
-                return Ok(Sent::Yes);
+                Held::clear(txn, held::SENDING, block)?;
+                let more = txn.get(object.at.plus(queue::DIRTY))? != 0;
+                return Ok(if more { Sent::More } else { Sent::Yes });
             }
             if flags & flag::IPC_NOWAIT != 0 {
                 return Err(Error::from(Errno::EAGAIN));
@@ -119,6 +122,7 @@ pub(super) fn send<P: Platform>(
         })?;
         match sent {
             Sent::Yes => return Ok(()),
+            Sent::More => return settle(r, on, object),
             Sent::First => settle(r, on, object)?,
             Sent::Queued => {
                 let slept = sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
@@ -204,8 +208,8 @@ fn hold<P: Platform>(
 }
 
 pub(super) enum Received {
-    /// The lane holds it.
-    Yes,
+    /// The lane holds it; whether more may be able to go than one journal holds.
+    Yes(bool),
     /// Others come first.
     First,
     Queued,
@@ -242,8 +246,8 @@ pub(super) fn recv<P: Platform>(
     txn.set(object.at.plus(queue::LRPID), c.who.0)?;
     let slot = txn.region().lane(txn.lane())?;
     hold(txn, slot, object, block)?;
-    admit(txn, object)?;
-    Ok(Received::Yes)
+    let more = admit(txn, object)?;
+    Ok(Received::Yes(more))
 }
 
 /// The message `want` selects, and the one before it.
@@ -274,7 +278,8 @@ pub(super) fn each_message<P: Platform>(
     mut f: impl FnMut(Offset) -> Result<bool>,
 ) -> Result<()> {
     let mut next = txn.get(object.at.plus(queue::HEAD))?;
-    for _ in 0..=txn.get(object.at.plus(queue::QNUM))? {
+    let most = txn.region().mem().len() / 64;
+    for _ in 0..=u64::from(txn.get(object.at.plus(queue::QNUM))?).min(most) {
         if next == 0 {
             return Ok(());
         }
@@ -351,7 +356,9 @@ pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object)
                 let slot = txn.region().lane(id)?;
                 hold(txn, slot, object, block)?;
                 let who = txn.get(slot.plus(lane::WAIT_WHO))?;
+                let now = txn.region().mem().seconds();
                 txn.set(object.at.plus(queue::LRPID), who)?;
+                txn.set(object.at.plus(queue::RTIME), now)?;
                 receivers(object.at).settle(txn, id, Ok(()))?;
             }
             if admit(txn, object)? {
@@ -444,13 +451,13 @@ pub(super) fn copy<P: Platform>(
 ) -> Result<(i64, usize)> {
     r.transact(on, |txn| {
         enter(txn, object, c, 0o444)?;
-        let mut left = index;
+        let mut left = u64::try_from(index).map_err(|_| Errno::ENOMSG)?;
         let mut found = None;
         each_message(txn, object, |block| {
             if left == 0 {
                 found = Some(block);
             }
-            left -= 1;
+            left = left.wrapping_sub(1);
             Ok(found.is_none())
         })?;
         let block = found.ok_or(Errno::ENOMSG)?;

@@ -10,8 +10,12 @@ use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
 use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
 
-/// Journal entries one hand-off may need: 500 words, 500 adjustments, the list.
-const ONE_HAND_OFF: usize = 2 * lane::MAX_OPS + 16;
+/// Journal entries one hand-off of `n` operations may need: words, adjustments, epochs, the list.
+const fn one_hand_off(n: usize) -> usize {
+    3 * n + 16
+}
+
+const _: () = assert!(one_hand_off(lane::MAX_OPS) <= lane::MAX_ENTRIES);
 /// Operations evaluated without an allocation.
 const FEW: usize = 16;
 
@@ -279,7 +283,7 @@ fn attempt<P: Platform>(
             let block = request.undo.map_or(0, vshmem_core::arena::to_cell);
             txn.set(slot.plus(lane::WAIT_BLOCK), block)?;
             wait_list(object.at).push(txn, object, c)?;
-            txn.set(object.at.plus(set::WAITERS), waiters + 1)?;
+            txn.set(object.at.plus(set::WAITERS), waiters.saturating_add(1))?;
             Ok(Attempt::Queued)
         }
     }
@@ -339,7 +343,7 @@ fn try_ops<P: Platform>(
             return Ok(Tried::Failed(Errno::ERANGE));
         }
         if op.undo() {
-            let next = *adjustment - i32::from(op.op);
+            let next = adjustment.saturating_sub(op.op.into());
             if !(-MAX_VALUE - 1..=MAX_VALUE).contains(&next) {
                 return Ok(Tried::Failed(Errno::ERANGE));
             }
@@ -399,7 +403,7 @@ pub(super) fn hand_off<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Re
                 {
                     continue;
                 }
-                if txn.room() < ONE_HAND_OFF.min(2 * request.ops.len() + 16) {
+                if txn.room() < one_hand_off(request.ops.len()) {
                     txn.set(dirty, 1)?;
                     return Ok(true);
                 }

@@ -10,7 +10,7 @@ use crate::{Caller, Errno, Result};
 use vshmem_core::arena::{Pool, to_cell};
 use vshmem_core::layout::{Table, held, obj, sem, set, task, undo};
 use vshmem_core::region::Kind;
-use vshmem_core::task::Identity;
+use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 
 /// Adjustments taken back in one transaction.
@@ -86,12 +86,13 @@ pub(super) fn record<P: Platform>(
     let slot = r.element(Table::Tasks, c.task.index)?;
     r.transact(on, |txn| {
         txn.lock(slot.plus(task::LOCK))?;
+        crate::object::alive(txn, c.task)?;
         let head = txn.get(slot.plus(task::UNDO))?;
         // Another thread of the task may have been faster.
         let (found, stale) = walk(txn, head, object)?;
         if let Some(found) = found {
             txn.free(Pool::Undo, bytes(nsems), block)?;
-            Held::clear(txn)?;
+            Held::clear(txn, held::UNDO, block)?;
             return Ok(found);
         }
         let mut next = head;
@@ -107,7 +108,7 @@ pub(super) fn record<P: Platform>(
         }
         txn.set(block.plus(undo::TASK_NEXT), next)?;
         txn.set(slot.plus(task::UNDO), to_cell(block))?;
-        Held::clear(txn)?;
+        Held::clear(txn, held::UNDO, block)?;
         Ok(block)
     })
 }
@@ -166,10 +167,11 @@ fn walk<P: Platform>(
 pub(crate) fn apply<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
-    slot: Offset,
+    id: TaskId,
     who: Identity,
 ) -> Result<()> {
-    loop {
+    let slot = r.element(Table::Tasks, id.index)?;
+    for _ in 0..=r.table(Table::Sets).count * 2 {
         let head = r.peek(slot.plus(task::UNDO))?;
         if head == 0 {
             return Ok(());
@@ -178,11 +180,15 @@ pub(crate) fn apply<P: Platform>(
         let index = r.peek(block.plus(undo::SET))?;
         let life = r.peek(block.plus(undo::LIFE))?;
         let nsems = r.peek(block.plus(undo::NSEMS))?;
+        if block.plus(bytes(nsems)).0 > r.mem().len() {
+            return Err(Corrupt::new(block, "undo record larger than the memory").into());
+        }
         let object = Object { index, at: r.object(Kind::Set, index)?, life };
         let mut first = 0;
         while first < nsems {
             let last = (first + BATCH).min(nsems);
-            let more = r.transact(on, |txn| take_back(txn, &object, block, first..last, who))?;
+            let more =
+                r.transact(on, |txn| take_back(txn, &object, id, block, first..last, who))?;
             if more {
                 ops::settle(r, on, &object)?;
             }
@@ -190,7 +196,7 @@ pub(crate) fn apply<P: Platform>(
         }
         r.transact(on, |txn| {
             txn.lock(slot.plus(task::LOCK))?;
-            if txn.get(slot.plus(task::UNDO))? != head {
+            if !first_of(txn, id, block)? {
                 return Ok::<_, crate::Error>(()); // Another reaper was faster.
             }
             let next = txn.get(block.plus(undo::TASK_NEXT))?;
@@ -198,17 +204,34 @@ pub(crate) fn apply<P: Platform>(
             Ok(txn.free(Pool::Undo, bytes(nsems), block)?)
         })?;
     }
+    Err(Corrupt::new(slot, "undo records form a circle").into())
+}
+
+/// Whether `block` is still the dead task's first record: a reaper that was stopped may find it
+/// freed, or another task's, or the slot another task's. Takes the task's lock.
+fn first_of<P: Platform>(txn: &mut Txn<'_, P>, id: TaskId, block: Offset) -> Result<bool> {
+    let slot = txn.region().element(Table::Tasks, id.index)?;
+    txn.lock(slot.plus(task::LOCK))?;
+    Ok(txn.word(slot.plus(task::STATE))? == id.incarnation << 8 | task::DYING
+        && txn.get(slot.plus(task::UNDO))? == to_cell(block))
 }
 
 fn take_back<P: Platform>(
     txn: &mut Txn<'_, P>,
     object: &Object,
+    id: TaskId,
     block: Offset,
     range: std::ops::Range<u32>,
     who: Identity,
 ) -> Result<bool> {
-    if object.lock(txn).is_err() || txn.get(block.plus(undo::LIFE))? != object.life {
-        return Ok(false); // The set is gone, and with it what there was to undo.
+    match object.lock(txn) {
+        Ok(()) => {}
+        // The set is gone, and with it what there was to undo.
+        Err(crate::Error::Errno(_)) => return Ok(false),
+        Err(corrupt) => return Err(corrupt),
+    }
+    if !first_of(txn, id, block)? {
+        return Ok(false); // Another reaper was faster.
     }
     let (sems, have) = sems_of(txn, object)?;
     let waiters = txn.get(object.at.plus(set::WAITERS))?;
@@ -222,7 +245,7 @@ fn take_back<P: Platform>(
         let at = sem_at(sems, num);
         freeze(txn.region(), at)?;
         let word = Word(txn.word(at)?);
-        let value = (word.value() + adjustment).clamp(0, MAX_VALUE);
+        let value = word.value().saturating_add(adjustment).clamp(0, MAX_VALUE);
         txn.set_word(at, word.next(value, who, waiters > 0).0)?;
         put(txn, sems, block, num16, 0)?;
         changed = true;

@@ -1,6 +1,8 @@
 //! A region in the heap and tasks in it.
 #![allow(missing_docs, dead_code)]
 
+pub mod pause;
+
 use vshmem_core::format::Spec;
 use vshmem_core::layout::{MIN_FILE, task};
 use vshmem_core::mem::{CrashMem, HeapMem};
