@@ -1,6 +1,6 @@
 //! Starts virtual machines with a vshmem region attached.
 //!
-//! [`run`] boots a throw-away QEMU guest, runs one command in it and returns
+//! [`run()`] boots a throw-away QEMU guest, runs one command in it and returns
 //! the command's exit code; its output streams through. [`Vm`] is the same in
 //! pieces, for whoever steers several guests. [`qemu_args`] is a pure function
 //! from a description to QEMU's arguments, useful also to attach a region to a
