@@ -1,10 +1,13 @@
 //! A daemon and its guests, steered through the commands that a user types.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -31,9 +34,10 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Host {
     // Dropped in this order: the session ends what the daemon leaves.
-    daemon: Daemon,
+    daemon: Mutex<Daemon>,
     session: Session,
     region: String,
+    size: String,
     folder: tempfile::TempDir,
 }
 
@@ -41,11 +45,17 @@ pub struct Host {
 #[derive(Debug)]
 pub struct Daemon(Child);
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
+impl Daemon {
+    fn kill(&mut self) {
         // Gone already when it was ended in order.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -65,7 +75,25 @@ impl Host {
             build::compile(&source, folder.path())?;
         }
         let daemon = Daemon::start(&session, folder.path(), region, size)?;
-        Ok(Self { session, region: region.to_owned(), daemon, folder })
+        let daemon = Mutex::new(daemon);
+        Ok(Self { session, region: region.to_owned(), size: size.to_owned(), daemon, folder })
+    }
+
+    /// Kills the daemon as the kernel short of memory would. Its holder and the
+    /// guests run on.
+    pub fn kill_daemon(&self) {
+        self.daemon.lock().unwrap_or_else(|e| e.into_inner()).kill();
+    }
+
+    /// Starts it anew with the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// It does not come up.
+    pub fn restart_daemon(&self) -> Result<()> {
+        let new = Daemon::start(&self.session, self.folder.path(), &self.region, &self.size)?;
+        *self.daemon.lock().unwrap_or_else(|e| e.into_inner()) = new;
+        Ok(())
     }
 
     /// The binaries and the environment.
@@ -97,9 +125,9 @@ impl Host {
     ///
     /// It does not end, or a process of the session is left.
     pub fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.daemon.0), Signal::INT)?;
-        let status =
-            wait_for(&mut self.daemon.0, DAEMON_LIMIT)?.context("vshmemd ignores SIGINT")?;
+        let daemon = self.daemon.get_mut().unwrap_or_else(|e| e.into_inner());
+        kill_process(Pid::from_child(&daemon.0), Signal::INT)?;
+        let status = wait_for(&mut daemon.0, DAEMON_LIMIT)?.context("vshmemd ignores SIGINT")?;
         ensure!(status.success(), "vshmemd ended with {status}");
         let until = Instant::now() + DAEMON_LIMIT;
         loop {
@@ -145,6 +173,8 @@ impl Daemon {
         let text = format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n");
         std::fs::write(&config, text).with_context(|| format!("{}", config.display()))?;
         let ready = folder.join("ready");
+        // One that was killed has left its own.
+        let _ = std::fs::remove_file(&ready);
         let log = folder.join("vshmemd.log");
         let mut daemon = session
             .command(&session.artifacts().vshmemd)
@@ -154,7 +184,7 @@ impl Daemon {
             .arg(&ready)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log)?)
+            .stderr(std::fs::File::options().create(true).append(true).open(&log)?)
             .process_group(0)
             .spawn()
             .context("cannot start vshmemd")?;
@@ -179,21 +209,27 @@ impl Daemon {
 struct Guest {
     name: String,
     group: Pid,
+    stdin: Option<ChildStdin>,
 }
 
 /// Guests of one host, and what they say as it comes.
-pub struct Guests<'h> {
-    host: &'h Host,
+pub struct Guests<H: Deref<Target = Host>> {
+    host: H,
     guests: Vec<Guest>,
-    sender: Sender<(usize, Event)>,
-    events: Receiver<(usize, Event)>,
+    sender: Sender<Said>,
+    events: Receiver<Said>,
+    /// What was said while something else was waited for.
+    unheard: VecDeque<Said>,
 }
 
-impl<'h> Guests<'h> {
+/// Which guest, what, and when.
+type Said = (usize, Event, Instant);
+
+impl<H: Deref<Target = Host>> Guests<H> {
     /// None yet.
-    pub fn new(host: &'h Host) -> Self {
+    pub fn new(host: H) -> Self {
         let (sender, events) = mpsc::channel();
-        Self { host, guests: Vec::new(), sender, events }
+        Self { host, guests: Vec::new(), sender, events, unheard: VecDeque::new() }
     }
 
     /// Boots one more that runs `command` in the programs' folder; `options`
@@ -208,6 +244,38 @@ impl<'h> Guests<'h> {
         options: &[&str],
         command: &[S],
     ) -> Result<usize> {
+        self.start(name, options, command, Stdio::null())
+    }
+
+    /// Boots one more with a shell that does what [`tell`](Self::tell) says.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started.
+    pub fn shell(&mut self, name: &str) -> Result<usize> {
+        self.start(name, &["--name", name], &["sh"], Stdio::piped())
+    }
+
+    /// A line for the shell of a guest.
+    ///
+    /// # Errors
+    ///
+    /// The guest is gone, or was not booted with [`shell`](Self::shell).
+    pub fn tell(&mut self, guest: usize, line: &str) -> Result<()> {
+        let guest = &mut self.guests[guest];
+        let shell = guest.stdin.as_mut().context("a guest without a shell")?;
+        writeln!(shell, "{line}").and_then(|()| shell.flush()).with_context(|| {
+            format!("{} does not listen any more; it was to do: {line}", guest.name)
+        })
+    }
+
+    fn start<S: AsRef<OsStr>>(
+        &mut self,
+        name: &str,
+        options: &[&str],
+        command: &[S],
+        stdin: Stdio,
+    ) -> Result<usize> {
         let mut child = self
             .host
             .session
@@ -217,7 +285,7 @@ impl<'h> Guests<'h> {
             .arg("--")
             .args(command)
             .current_dir(self.host.folder())
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -225,19 +293,20 @@ impl<'h> Guests<'h> {
             .context("cannot start vshmem vm run")?;
         let number = self.guests.len();
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        self.guests.push(Guest { name: name.to_owned(), group: Pid::from_child(&child) });
+        let stdin = child.stdin.take();
+        self.guests.push(Guest { name: name.to_owned(), group: Pid::from_child(&child), stdin });
         let label = name.to_owned();
         let errors = std::thread::spawn(move || lines(err, |line| eprintln!("  [{label}] {line}")));
         let sender = self.sender.clone();
         std::thread::spawn(move || {
             // The receiver may be gone when the test has failed.
-            lines(out, |line| drop(sender.send((number, Event::Line(line)))));
+            lines(out, |line| drop(sender.send((number, Event::Line(line), Instant::now()))));
             let _ = errors.join();
             let end = match child.wait() {
                 Ok(status) => crate::run::describe(status),
                 Err(error) => format!("lost: {error}"),
             };
-            let _ = sender.send((number, Event::End(end)));
+            let _ = sender.send((number, Event::End(end), Instant::now()));
         });
         Ok(number)
     }
@@ -245,6 +314,12 @@ impl<'h> Guests<'h> {
     /// The name that a guest was given.
     pub fn name(&self, guest: usize) -> &str {
         &self.guests[guest].name
+    }
+
+    /// Whether a guest's machine is still there.
+    pub fn is_running(&mut self, guest: usize) -> bool {
+        self.unheard.extend(self.events.try_iter());
+        !self.unheard.iter().any(|(n, e, _)| *n == guest && matches!(e, Event::End(_)))
     }
 
     /// Kills a guest as a power failure would.
@@ -257,7 +332,14 @@ impl<'h> Guests<'h> {
     /// # Errors
     ///
     /// Nothing until `deadline`.
-    pub fn next(&self, deadline: Instant) -> Result<(usize, Event)> {
+    pub fn next(&mut self, deadline: Instant) -> Result<(usize, Event)> {
+        if let Some((guest, event, _)) = self.unheard.pop_front() {
+            return Ok((guest, event));
+        }
+        self.receive(deadline).map(|(guest, event, _)| (guest, event))
+    }
+
+    fn receive(&self, deadline: Instant) -> Result<Said> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.events.recv_timeout(left).map_err(|e| match e {
             RecvTimeoutError::Timeout => {
@@ -267,12 +349,65 @@ impl<'h> Guests<'h> {
         })
     }
 
+    /// Waits until a guest says a line, and tells when it came. What the others
+    /// say meanwhile is kept.
+    ///
+    /// # Errors
+    ///
+    /// It ends first, or does not say it within `limit`.
+    pub fn expect(&mut self, guest: usize, line: &str, limit: Duration) -> Result<Instant> {
+        let (event, when) = self.expect_any(guest, limit, |event| {
+            matches!(event, Event::End(_)) || matches!(event, Event::Line(l) if l == line)
+        })?;
+        match event {
+            Event::Line(_) => Ok(when),
+            Event::End(end) => bail!("{} ended with {end} before '{line}'", self.name(guest)),
+        }
+    }
+
+    /// Waits until a guest has ended, and tells how and when.
+    ///
+    /// # Errors
+    ///
+    /// It does not end within `limit`.
+    pub fn expect_end(&mut self, guest: usize, limit: Duration) -> Result<(String, Instant)> {
+        let ended = self.expect_any(guest, limit, |event| matches!(event, Event::End(_)))?;
+        match ended {
+            (Event::End(end), when) => Ok((end, when)),
+            (Event::Line(line), _) => bail!("'{line}' is no end"),
+        }
+    }
+
+    fn expect_any(
+        &mut self,
+        guest: usize,
+        limit: Duration,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<(Event, Instant)> {
+        let deadline = Instant::now() + limit;
+        let mut seen = 0;
+        loop {
+            if seen == self.unheard.len() {
+                let said = self.receive(deadline).with_context(|| {
+                    format!("waiting for {}; unheard: {:?}", self.name(guest), self.unheard)
+                })?;
+                self.unheard.push_back(said);
+            }
+            let (from, event, _) = &self.unheard[seen];
+            if *from == guest && wanted(event) {
+                let said = self.unheard.remove(seen).context("just seen")?;
+                return Ok((said.1, said.2));
+            }
+            seen += 1;
+        }
+    }
+
     /// Everything they print, by guest, until all have ended with 0.
     ///
     /// # Errors
     ///
     /// One ended otherwise, or not within `limit`.
-    pub fn finish(self, limit: Duration) -> Result<Vec<Vec<String>>> {
+    pub fn finish(mut self, limit: Duration) -> Result<Vec<Vec<String>>> {
         let deadline = Instant::now() + limit;
         let mut said = vec![Vec::new(); self.guests.len()];
         let mut running = self.guests.len();
@@ -294,7 +429,7 @@ impl<'h> Guests<'h> {
     }
 }
 
-impl Drop for Guests<'_> {
+impl<H: Deref<Target = Host>> Drop for Guests<H> {
     fn drop(&mut self) {
         for guest in 0..self.guests.len() {
             self.kill(guest);

@@ -7,10 +7,12 @@
 //! - `conformance`: every program of `programs/` runs against the kernel and
 //!   against vshmem on the host; output and exit code must be equal.
 //! - `layers`: no manifest has an upward dependency.
-//! - `vm`: guests share a region with each other and with the host.
+//! - `bad_input`: what is wrong is named, and leaves nothing behind.
+//! - `vm`: guests share a region with each other and with the host, and die.
 
 pub mod build;
 pub mod diff;
 pub mod guests;
+pub mod machine;
 pub mod run;
 pub mod session;

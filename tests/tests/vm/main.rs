@@ -3,6 +3,8 @@
 //! One test runs at a time: each boots machines of its own. The names say what
 //! must hold; `cargo test -p vshmem-tests --test vm -- four` runs one.
 
+mod deaths;
+
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -105,7 +107,7 @@ fn four_guests_count_and_pass_messages() -> Result<()> {
 
 /// Runs watcher and holder; `end` ends the holder once it holds. Returns how
 /// long after it the semaphore and the attachment were free.
-fn death(host: &Host, holder: &str, end: impl Fn(&Guests, usize)) -> Result<[Duration; 2]> {
+fn death(host: &Host, holder: &str, end: impl Fn(&Guests<&Host>, usize)) -> Result<[Duration; 2]> {
     let mut guests = Guests::new(host);
     let watcher = guests.boot("watcher", &[], &under(host, &format!("death watcher {PATH}")))?;
     let held =
@@ -225,18 +227,24 @@ fn the_commands_exit_code_comes_back() -> Result<()> {
     host.stop()
 }
 
+/// Runs a test and says how long it took.
+fn timed(test: impl FnOnce() -> Result<()>) -> Result<(), Failed> {
+    let started = Instant::now();
+    let outcome = test();
+    eprintln!("  after {:.1} s", started.elapsed().as_secs_f64());
+    outcome.map_err(|e| Failed::from(format!("{e:#}")))
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two cores hold two guests: side by side the tests would slow each other.
     arguments.test_threads = Some(1);
     macro_rules! trials {
         ($($name:ident),* $(,)?) => {
-            vec![$(Trial::test(stringify!($name), || {
-                $name().map_err(|e| Failed::from(format!("{e:#}")))
-            })),*]
+            vec![$(Trial::test(stringify!($name), || timed($name))),*]
         };
     }
-    let trials = trials![
+    let mut trials = trials![
         the_commands_exit_code_comes_back,
         an_unknown_region_is_refused_by_name,
         atomics_between_two_guests_are_exact,
@@ -249,5 +257,14 @@ fn main() -> ExitCode {
         four_guests_count_and_pass_messages,
         programs_in_a_guest_agree_with_its_kernel,
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let stage = deaths::Stage::default();
+    trials.extend(stage.trials());
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    match stage.end() {
+        Ok(()) => conclusion.exit_code(),
+        Err(error) => {
+            eprintln!("error: the guests of the deaths do not end as they should: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,121 @@
+/* System V calls one after the other, as the arguments name them: what the
+ * tests compose a scene of.
+ *
+ *     steps LETTER STEP...
+ *
+ *     make           makes a segment, a queue and a set of eight semaphores
+ *     find           waits until they are made
+ *     add=N  take=N  V and P on semaphore N
+ *     hold=N         P with SEM_UNDO
+ *     attach         attaches the segment
+ *     send=T         sends a message of type T
+ *     receive=T      receives one
+ *     value=N:V      waits until semaphore N is V
+ *     waiters=N:C    waits until C are asleep in P on semaphore N
+ *     attached=C     waits until the segment is attached C times
+ *     say=TEXT       prints a line
+ *     pause          waits for a signal
+ *     remove         removes all three
+ *
+ * Scenes with different letters do not meet. */
+#include "demo.h"
+
+#define WORK 7 /* The semaphore that marks the set as ready. */
+
+struct note { long mtype; char text[16]; };
+
+static key_t key;
+static int set, shm, queue;
+static int first, second;
+
+/* Looks until it is so. */
+#define UNTIL(so)                                                    \
+    do {                                                             \
+        double until_ = now() + PATIENCE_SECONDS;                    \
+        while (!(so)) {                                              \
+            CHECK(now() < until_, "in vain: %s with %d, %d", #so, first, second); \
+            nap_ms(1);                                               \
+        }                                                            \
+    } while (0)
+
+static unsigned long attached(void)
+{
+    struct shmid_ds ds;
+    MUST(shmctl(shm, IPC_STAT, &ds));
+    return (unsigned long)ds.shm_nattch;
+}
+
+static void make(void)
+{
+    remove_old(key);
+    shm = MUST(shmget(key, 4096, IPC_CREAT | IPC_EXCL | 0666));
+    queue = MUST(msgget(key, IPC_CREAT | IPC_EXCL | 0666));
+    set = MUST(semget(key, WORK + 1, IPC_CREAT | IPC_EXCL | 0666));
+    MUST(up(set, WORK, 1));
+}
+
+static void find(void)
+{
+    set = wait_for_set(key);
+    shm = MUST(shmget(key, 0, 0));
+    queue = MUST(msgget(key, 0));
+}
+
+static void step(const char *name, const char *text)
+{
+    struct note note = { .mtype = first, .text = "note" };
+    struct sembuf hold = { (unsigned short)first, -1, SEM_UNDO };
+    if (!strcmp(name, "make"))
+        make();
+    else if (!strcmp(name, "find"))
+        find();
+    else if (!strcmp(name, "add"))
+        MUST(up(set, first, 1));
+    else if (!strcmp(name, "take"))
+        MUST(up(set, first, -1));
+    else if (!strcmp(name, "hold"))
+        MUST(semop(set, &hold, 1));
+    else if (!strcmp(name, "attach"))
+        memset(MUST(shmat(shm, NULL, 0)), 0x5a, 4096);
+    else if (!strcmp(name, "send"))
+        MUST(msgsnd(queue, &note, sizeof note.text, 0));
+    else if (!strcmp(name, "receive"))
+        MUST(msgrcv(queue, &note, sizeof note.text, first, 0));
+    else if (!strcmp(name, "value"))
+        UNTIL(MUST(semctl(set, first, GETVAL)) == second);
+    else if (!strcmp(name, "waiters"))
+        UNTIL(MUST(semctl(set, first, GETNCNT)) == second);
+    else if (!strcmp(name, "attached"))
+        UNTIL(attached() == (unsigned long)first);
+    else if (!strcmp(name, "say"))
+        printf("%s\n", text);
+    else if (!strcmp(name, "pause"))
+        pause();
+    else if (!strcmp(name, "remove"))
+        remove_old(key);
+    else {
+        fprintf(stderr, "steps: there is no step '%s'\n", name);
+        exit(2);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 3 || strlen(argv[1]) != 1) {
+        fprintf(stderr, "usage: steps LETTER STEP...\n");
+        return 2;
+    }
+    begin();
+    key = MUST(ftok("/etc/passwd", argv[1][0]));
+    for (int i = 2; i < argc; i++) {
+        char name[64], *rest;
+        snprintf(name, sizeof name, "%s", argv[i]);
+        if ((rest = strchr(name, '=')))
+            *rest++ = 0;
+        first = second = 0;
+        if (rest)
+            sscanf(rest, "%d:%d", &first, &second);
+        step(name, rest ? rest : "");
+    }
+    return 0;
+}
