@@ -5,7 +5,6 @@
 //! one histogram per side. Ratios compare; absolute figures belong to the
 //! machine that is printed with them.
 
-mod machine;
 mod table;
 
 use std::path::Path;
@@ -16,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hdrhistogram::Histogram;
 use vshmem_tests::session::Session;
-use vshmem_tests::{build, run::run};
+use vshmem_tests::{build, machine, run::run};
 
 use crate::table::Row;
 

@@ -17,6 +17,7 @@ use clap::Args;
 use serde_json::Value;
 use vshmem_tests::build;
 use vshmem_tests::guests::{Event, Guests, Host, kernel_image};
+use vshmem_tests::machine::{Emulator, facts};
 
 use crate::packages;
 use results::Results;
@@ -108,10 +109,29 @@ fn play(host: &Host, file: &Path, options: &Options, results: &mut Results) -> R
         let command = ["sh", "guest.sh", &number, &vshmem, REGION, &file, busy, block];
         guests.boot(&format!("guest {side}"), &["--net", NET], &command)?;
     }
-    listen(&guests, results)
+    listen(host, &mut guests, results)
 }
 
-fn listen(guests: &Guests, results: &mut Results) -> Result<()> {
+/// What the figures were measured on; asked of QEMU while it runs.
+fn stage(host: &Host, guest: &str, results: &mut Results) -> Result<()> {
+    for (name, value) in facts() {
+        results.stage(name, value);
+    }
+    results.stage("guests", guest.to_owned());
+    let emulator = host.session().processes().into_iter().find_map(Emulator::of);
+    let emulator = emulator.context("no QEMU runs the guests")?;
+    results.emulated = emulator.is_emulation();
+    let kind = if emulator.is_emulation() { "TCG, emulated processors" } else { "KVM" };
+    results.stage(
+        "QEMU",
+        format!("{}, {kind}: -accel {} -smp {}", emulator.version, emulator.accel, emulator.smp),
+    );
+    results.stage("network", emulator.net.context("the guests have no network")?);
+    eprint!("{}", results.header());
+    Ok(())
+}
+
+fn listen(host: &Host, guests: &mut Guests<&Host>, results: &mut Results) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     let mut steps: BTreeMap<usize, String> = BTreeMap::new();
     let mut killed = None;
@@ -129,6 +149,10 @@ fn listen(guests: &Guests, results: &mut Results) -> Result<()> {
                         step(name);
                     }
                     steps.insert(guest, name.to_owned());
+                } else if let Some(kernel) = value["guest"].as_str() {
+                    if guest == LEADER {
+                        stage(host, kernel, results)?;
+                    }
                 } else if value["test"] == "death" {
                     let event = value["event"].as_str().unwrap_or_default();
                     if guest == LEADER && event == "held" {

@@ -11,6 +11,9 @@ pub struct Results {
     reports: Vec<Value>,
     deaths: Vec<(String, Duration)>,
     checks: Vec<(String, Result<(), String>)>,
+    stage: Vec<(&'static str, String)>,
+    /// Whether the guests' processors are emulated.
+    pub emulated: bool,
 }
 
 const SIZES: [i64; 3] = [8, 64, 1000];
@@ -18,7 +21,7 @@ const SIZES: [i64; 3] = [8, 64, 1000];
 const KINDS: [(&str, &str); 5] = [
     ("word busy", "P/V on words, busy"),
     ("semop busy", "semop, busy"),
-    ("semop block", "semop, blocking"),
+    ("semop block", "semop, asleep"),
     ("tcp", "TCP, TCP_NODELAY"),
     ("udp", "UDP"),
 ];
@@ -53,6 +56,16 @@ pub fn short(report: &Value) -> String {
 }
 
 impl Results {
+    /// Takes one fact on what is measured with.
+    pub fn stage(&mut self, name: &'static str, value: String) {
+        self.stage.push((name, value));
+    }
+
+    /// What was measured with.
+    pub fn header(&self) -> String {
+        self.stage.iter().map(|(name, value)| format!("  {name:8} {value}\n")).collect()
+    }
+
     /// Takes one report.
     pub fn add(&mut self, report: Value) {
         self.reports.push(report);
@@ -142,9 +155,22 @@ impl Results {
 
     /// Round trips, deaths and checks.
     pub fn table(&self) -> String {
+        let guests = if self.emulated {
+            "two emulated guests (TCG): compare the rows, not with hardware"
+        } else {
+            "two guests (KVM)"
+        };
         let mut out = format!(
-            "\n{:20} {:>6} {:>8} {:>10} {:>10} {:>10} {:>10} {:>9}\n",
-            "round trip, us", "bytes", "turns", "p50", "p90", "p99", "p99.9", "TCP is"
+            "\n{}\nBetween {guests}\n{:20} {:>6} {:>8} {:>10} {:>10} {:>10} {:>10} {:>9}\n",
+            self.header(),
+            "round trip, us",
+            "bytes",
+            "turns",
+            "p50",
+            "p90",
+            "p99",
+            "p99.9",
+            "TCP is"
         );
         for (how, name) in KINDS {
             for size in SIZES {
