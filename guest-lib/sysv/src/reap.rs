@@ -68,7 +68,7 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
 /// Reaps a dead peer: all its tasks, its endpoint's lanes, then its slot.
 ///
 /// # Errors
-/// As [`task`].
+/// As [`task()`].
 pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
     let dead = |p: &vshmem_core::task::Peer| p.state == peer::DEAD;
     let Some(entry) = r.peer(index)?.filter(dead) else { return Ok(()) };
