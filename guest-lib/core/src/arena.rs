@@ -41,6 +41,12 @@ fn class_of(size: u64) -> Option<u64> {
     (class < u64::from(arena::CLASSES)).then_some(class)
 }
 
+/// Whether blocks of these two sizes are of one class, so that one can serve as the other.
+#[must_use]
+pub fn same_class(a: u64, b: u64) -> bool {
+    class_of(a) == class_of(b)
+}
+
 /// A block's offset as cells carry it.
 #[must_use]
 pub fn to_cell(block: Offset) -> u32 {

@@ -322,6 +322,8 @@ pub mod lane {
     pub const HELD_LIFE: u64 = 0x0d8;
     /// Word: how often the transaction in progress was robbed; robbers are the more patient with it.
     pub const ROBBED: u64 = 0x0e0;
+    /// Cell: a message block kept for the next message, so that an answer needs no allocation.
+    pub const SPARE: u64 = 0x0e8;
     /// Cell: which list the wait slot is in, [`super::waits`].
     pub const WAIT_KIND: u64 = 0x100;
     /// Cell: the object's index.

@@ -399,10 +399,15 @@ impl<'a, P: Platform> Txn<'a, P> {
     /// # Errors
     /// The journal is full, or `at` is outside.
     pub fn set(&mut self, at: Offset, value: u32) -> Result<(), Corrupt> {
-        if self.get(at)? == value {
+        if let Some(entry) = self.lane.writes.iter_mut().rev().find(|e| e.at == at) {
+            entry.new = next_cell(entry.old, value);
             return Ok(());
         }
-        self.write(at, |old| next_cell(old, value), false)
+        let old = self.region.mem().load(at, Ordering::Acquire)?;
+        if old as u32 == value {
+            return Ok(());
+        }
+        self.push(Entry { at, wake: false, old, new: next_cell(old, value) })
     }
 
     /// Will write `value` into the wait-slot status of `lane` and wake its sleeper.
@@ -420,11 +425,15 @@ impl<'a, P: Platform> Txn<'a, P> {
             entry.wake |= wake;
             return Ok(());
         }
-        if self.lane.writes.len() == lane::MAX_ENTRIES {
-            return Err(Corrupt::new(at, "transaction writes too much"));
-        }
         let old = self.region.mem().load(at, Ordering::Acquire)?;
-        self.lane.writes.push(Entry { at, wake, old, new: new(old) });
+        self.push(Entry { at, wake, old, new: new(old) })
+    }
+
+    fn push(&mut self, entry: Entry) -> Result<(), Corrupt> {
+        if self.lane.writes.len() == lane::MAX_ENTRIES {
+            return Err(Corrupt::new(entry.at, "transaction writes too much"));
+        }
+        self.lane.writes.push(entry);
         Ok(())
     }
 

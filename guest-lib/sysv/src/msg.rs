@@ -12,7 +12,7 @@ use crate::object::{self, Get, Held, Object, permit};
 use crate::waiters::{Patience, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
 use pass::Want;
-use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::arena::{Pool, same_class, to_cell};
 use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Offset, Platform, Region, Txn};
@@ -109,18 +109,24 @@ pub fn send<P: Platform>(
         return Err(Errno::EINVAL.into());
     }
     let object = object::find(r, Kind::Queue, id)?;
-    // 1. A block of the lane's.
-    let block = r.transact(on, |txn| {
-        let Some(block) = txn.alloc(Pool::Msgs, block_bytes(size))? else {
-            return Err(Error::from(Errno::ENOMEM));
-        };
-        txn.set(block.plus(msg::SIZE), size)?;
-        txn.set(block.plus(msg::TYPE_LO), mtype as u32)?;
-        txn.set(block.plus(msg::TYPE_HI), (mtype >> 32) as u32)?;
-        Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
-        Ok(block)
-    })?;
+    // 1. A block of the lane's: the one it has to spare, or a new one.
+    let block = match spare(r, on, size)? {
+        Some(block) => {
+            r.init(block.plus(msg::SIZE), size)?;
+            block
+        }
+        None => r.transact(on, |txn| {
+            let Some(block) = txn.alloc(Pool::Msgs, block_bytes(size))? else {
+                return Err(Error::from(Errno::ENOMEM));
+            };
+            txn.set(block.plus(msg::SIZE), size)?;
+            Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
+            Ok(block)
+        })?,
+    };
     // 2. The text, outside every lock.
+    r.init(block.plus(msg::TYPE_LO), mtype as u32)?;
+    r.init(block.plus(msg::TYPE_HI), (mtype >> 32) as u32)?;
     r.mem().write_bytes(block.plus(msg::BYTES), text)?;
     // 3. To a receiver or into the queue; the block leaves the lane in the same step.
     let sent = pass::send(r, on, c, &object, block, flags, deadline);
@@ -128,6 +134,31 @@ pub fn send<P: Platform>(
         crate::reap::drop_own(r, on)?;
     }
     sent
+}
+
+/// The block the lane kept of the last message it received, if a message of `size` bytes fits it.
+fn spare<P: Platform>(r: &Region<P>, on: &Lane, size: u32) -> Result<Option<Offset>> {
+    let cell = r.peek(r.lane(on.id())?.plus(lane::SPARE))?;
+    if cell == 0 {
+        return Ok(None);
+    }
+    let block = r.block(cell)?;
+    let have = r.peek(block.plus(msg::SIZE))?;
+    Ok(same_class(block_bytes(have), block_bytes(size)).then_some(block))
+}
+
+/// Keeps the received `block` for the lane's next message, or frees it where one is kept.
+///
+/// Keeping takes no lock: the cells are the lane's own, and a reaper settles the lane first.
+fn keep<P: Platform>(r: &Region<P>, on: &mut Lane, slot: Offset, block: Offset) -> Result<()> {
+    r.transact(on, |txn| {
+        if txn.get(slot.plus(lane::SPARE))? == 0 {
+            txn.set(slot.plus(lane::SPARE), to_cell(block))?;
+        } else {
+            free(txn, block)?;
+        }
+        Held::clear(txn, held::RECEIVED, block)
+    })
 }
 
 /// `msgrcv`: the first message that `mtype` and `flags` select, waiting for one until `deadline`;
@@ -186,10 +217,7 @@ pub fn recv<P: Platform>(
     let n = size.min(buf.len());
     r.mem().read_bytes(block.plus(msg::BYTES), &mut buf[..n])?;
     let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
-    r.transact(on, |txn| {
-        free(txn, block)?;
-        Held::clear(txn, held::RECEIVED, block)
-    })?;
+    keep(r, on, slot, block)?;
     if more {
         settle(r, on, &object)?;
     }

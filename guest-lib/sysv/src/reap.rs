@@ -51,12 +51,14 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
     let mut met = Ok(());
     for id in r.lanes_of(owner)? {
         if id == on.id() {
+            met = met.and(drop_spare(r, on, id, Some(owner)));
             continue;
         }
         let mut clear = || {
             r.settle_lane(id, true)?;
             unqueue(r, on, id, Some(owner))?;
             drop_held(r, on, id, Some(owner))?;
+            drop_spare(r, on, id, Some(owner))?;
             r.release_lane(id, owner)?;
             Ok(())
         };
@@ -207,6 +209,28 @@ pub(crate) fn drop_held<P: Platform>(
         }
     }
     Err(vshmem_core::Corrupt::new(slot, "what a lane holds has no end").into())
+}
+
+/// Frees the message block lane `id` kept for later.
+pub(crate) fn drop_spare<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    id: LaneId,
+    owner: Option<Owner>,
+) -> Result<()> {
+    let spare = r.lane(id)?.plus(lane::SPARE);
+    if r.peek(spare)? == 0 {
+        return Ok(());
+    }
+    r.transact(on, |txn| {
+        txn.lock(ARENA)?;
+        let cell = txn.get(spare)?;
+        if cell == 0 || r.lane_owner(id)? != owner {
+            return Ok(()); // Another reaper was faster.
+        }
+        msg::free(txn, r.block(cell)?)?;
+        Ok(txn.set(spare, 0)?)
+    })
 }
 
 /// What every endpoint does about once a second: completes transactions whose owner was stopped

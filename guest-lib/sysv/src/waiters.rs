@@ -211,5 +211,6 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     let owner = r.lane_owner(id)?;
     r.settle_lane(id, true)?;
     crate::reap::unqueue(r, on, id, owner)?;
-    crate::reap::drop_held(r, on, id, owner)
+    crate::reap::drop_held(r, on, id, owner)?;
+    crate::reap::drop_spare(r, on, id, owner)
 }

@@ -108,7 +108,7 @@ pub(super) fn send<P: Platform>(
             }
             if fits(txn, object.at, size_of(txn, block)?)? {
                 accept(txn, object, block, c.who)?;
-                Held::clear(txn, held::SENDING, block)?;
+                release(txn, block)?;
                 let more = txn.get(object.at.plus(queue::DIRTY))? != 0;
                 return Ok(if more { Sent::More } else { Sent::Yes });
             }
@@ -116,6 +116,11 @@ pub(super) fn send<P: Platform>(
                 return Err(Error::from(Errno::EAGAIN));
             }
             let slot = txn.region().lane(txn.lane())?;
+            if txn.get(slot.plus(lane::SPARE))? == to_cell(block) {
+                // While it waits it is held, for whoever lets it in.
+                txn.set(slot.plus(lane::SPARE), 0)?;
+                Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
+            }
             txn.set(slot.plus(lane::WAIT_BLOCK), to_cell(block))?;
             senders(object.at).push(txn, object, c)?;
             Ok(Sent::Queued)
@@ -134,6 +139,15 @@ pub(super) fn send<P: Platform>(
             }
         }
     }
+}
+
+/// The transaction's lane lets go of the message it sends.
+fn release<P: Platform>(txn: &mut Txn<'_, P>, block: Offset) -> Result<()> {
+    let slot = txn.region().lane(txn.lane())?;
+    if txn.get(slot.plus(lane::SPARE))? == to_cell(block) {
+        return Ok(txn.set(slot.plus(lane::SPARE), 0)?);
+    }
+    Held::clear(txn, held::SENDING, block)
 }
 
 /// Gives a message to the first receiver that takes it, else appends it.
