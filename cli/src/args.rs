@@ -12,8 +12,7 @@ use std::path::PathBuf;
 #[derive(Parser, Debug)]
 #[command(name = "vshmem", version, max_term_width = 100)]
 #[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_long_help = "Exit status: 0 done, 1 failed, 2 wrong usage. Programs run by \
-                             `vshmem run` and `vshmem vm run` give theirs.")]
+#[command(after_long_help = TOP_HELP)]
 pub struct Vshmem {
     /// Directory of the sockets [default: $VSHMEM_RUNTIME_DIR, or /run/vshmem]
     #[arg(long, global = true, value_name = "DIR")]
@@ -23,19 +22,44 @@ pub struct Vshmem {
     pub command: Command,
 }
 
+const TOP_HELP: &str = "\
+Examples:
+  vshmem run -- ./program        its System V IPC now lives in memory that programs share directly
+  vshmem ipcs                    what is there
+  vshmem vm run --region demo -- vshmem run --region demo -- ./program
+                                 the same in a guest, with what the host and other guests have
+
+Environment:
+  VSHMEM_RUNTIME_DIR  directory of the sockets
+  VSHMEM_SOCKET       socket to attach to; `vshmem run` sets it for its program
+  VSHMEM_LIB          the libvshmem.so to preload
+  VSHMEM_SPIN         nanoseconds that a wait may spin before it sleeps; 0: never
+  VSHMEM_FTOK=plain   keys as the C library's ftok makes them, which differ between machines
+  VSHMEM_QEMU         the QEMU of `vshmem vm run`
+
+Exit status: 0 done, 1 failed, 2 wrong usage. Programs run by `vshmem run` and `vshmem vm run` give
+theirs.";
+
+const RUN_HELP: &str = "\
+Examples:
+  vshmem run -- ./program                 with others of this user on this machine
+  vshmem run --region demo -- ./program   with everybody who uses the region, in VMs and here
+  vshmem run -- bash                      for everything that is started from that shell";
+
+const VM_RUN_HELP: &str = "\
+Examples:
+  vshmem vm run --region demo -- vshmem run --region demo -- ./program
+  vshmem vm run --region demo --smp 2 --mem 1G -- sh    # a shell; it ends the guest";
+
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run a program whose System V IPC goes through a region
     Run(Run),
-    /// Serve regions inside a guest
     Agent(Agent),
     /// Throw-away virtual machines
     #[command(subcommand)]
     Vm(Vm),
-    /// List segments, semaphore sets and message queues of a region
     Ipcs(Ipcs),
-    /// Remove segments, semaphore sets and message queues of a region
     Ipcrm(Ipcrm),
     /// The kernels that share a region
     #[command(subcommand)]
@@ -72,6 +96,7 @@ pub enum Command {
 /// A preload cannot reach programs that are linked statically or that run with other privileges
 /// than their caller's (setuid, setgid, file capabilities): those are refused.
 #[derive(Args, Debug)]
+#[command(after_long_help = RUN_HELP)]
 pub struct Run {
     /// Region to use, served by vshmemd or `vshmem agent` [default: $VSHMEM_SOCKET, or the user's own]
     #[arg(long, value_name = "REGION", value_parser = region_name)]
@@ -110,7 +135,6 @@ pub struct Agent {
 /// Throw-away virtual machines
 #[derive(Subcommand, Debug)]
 pub enum Vm {
-    /// Boot a guest with a region attached and run a command in it
     Run(VmRun),
 }
 
@@ -120,6 +144,7 @@ pub enum Vm {
 /// program of the host runs in it. Output streams through, and the exit status is the command's.
 /// `vshmemd` must serve the region, and QEMU must be installed.
 #[derive(Args, Debug)]
+#[command(after_long_help = VM_RUN_HELP)]
 pub struct VmRun {
     /// Region to attach; may be given several times
     #[arg(long = "region", value_name = "REGION", required = true, value_parser = region_name)]

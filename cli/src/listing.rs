@@ -196,7 +196,7 @@ pub fn regions(runtime_dir: &Path, args: &args::Format) -> anyhow::Result<()> {
         Ok(entries) => {
             for entry in entries {
                 let path = entry.with_context(|| format!("{}", runtime_dir.display()))?.path();
-                if path.extension().is_some_and(|e| e == "sock") {
+                if is_attach_socket(&path) {
                     sockets.push(path);
                 }
             }
@@ -228,6 +228,12 @@ pub fn regions(runtime_dir: &Path, args: &args::Format) -> anyhow::Result<()> {
     };
     let rows: Vec<_> = regions.iter().map(row).collect();
     print(&table(&["REGION", "SIZE", "PEERS", "TASKS", "SOCKET"], &rows))
+}
+
+/// Whether tasks attach there: `vshmemd` has a socket of its own beside those of its regions.
+fn is_attach_socket(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "sock")
+        && path.file_name() != Some("holder.sock".as_ref())
 }
 
 /// Looks at one region; what cannot be looked at is listed with the reason.

@@ -58,14 +58,17 @@ fn preloads(library: &Path) -> OsString {
 }
 
 /// Becomes a task already now: the program, which this process will be, stays that task however
-/// late its first call comes, and a refusal is told here, not in the middle of the program.
+/// late its first call comes, and what is wrong with endpoint or region is told here, not by the
+/// errno of some call in the middle of the program.
 fn join(socket: &Socket, region: Option<&str>) -> anyhow::Result<()> {
     let path = socket.path();
-    let connection = match socket {
+    let _reached = match socket {
         Socket::Region(_) => client::reach(path).map_err(|e| unreachable(path, region, e))?,
         Socket::Own(_) => own_endpoint(path)?,
     };
-    client::attach(&connection, path)
+    // Not dropped: that would end the task.
+    std::mem::forget(vshmem::Session::attach_to(path)?);
+    Ok(())
 }
 
 /// Why nobody answers at `path`, and what to do about it.
