@@ -45,7 +45,7 @@ fn a_lock_no_journal_lists_is_reported() {
     mem.store(l.plus(lane::JOURNAL), 5 << 2 | 2, Ordering::Release).unwrap();
     mem.store(at.plus(obj::LOCK), 5 << 15 | 16, Ordering::Release).unwrap();
     assert!(
-        within(3, move || {
+        within(60, move || {
             println!("{:?}", sem::stat(&r, &mut mine, &c, set));
         }),
         "endless"
@@ -65,7 +65,7 @@ fn a_circle_of_undo_records_is_reported() {
     let head = r.peek(slot.plus(task::UNDO)).unwrap();
     r.init(r.block(head).unwrap().plus(undo::TASK_NEXT), head).unwrap();
     assert!(
-        within(3, move || {
+        within(60, move || {
             println!("{:?}", reap::task(&r, &mut on, c.task));
         }),
         "endless"
@@ -85,7 +85,7 @@ fn a_circle_of_messages_is_reported() {
     let head = r.peek(at.plus(queue::HEAD)).unwrap();
     r.init(r.block(head).unwrap().plus(vshmem_core::layout::msg::NEXT), head).unwrap();
     assert!(
-        within(3, move || {
+        within(60, move || {
             println!("{:?}", vshmem_sysv::msg::remove(&r, &mut mine, &c, q));
         }),
         "endless"
@@ -125,7 +125,7 @@ fn a_queue_that_counts_too_much_is_reported() {
     r.init(r.block(head).unwrap().plus(vshmem_core::layout::msg::NEXT), head).unwrap();
     r.init(at.plus(queue::QNUM), u32::MAX).unwrap();
     assert!(
-        within(10, move || {
+        within(60, move || {
             println!(
                 "{:?}",
                 vshmem_sysv::msg::recv(&r, &mut mine, &c, q, &mut [0; 4], 99, NOWAIT, None)
