@@ -69,14 +69,25 @@ const MICROS: &[Micro] = &[
         count: 40,
         bound: None,
     },
-    Micro { name: "sem-turns", about: "semop ping-pong, two processes", count: 5000, bound: None },
+    Micro { name: "sem-turns", about: "semop ping-pong, both running", count: 5000, bound: None },
     Micro {
-        name: "msg-turns",
-        about: "message ping-pong, two processes",
+        name: "sem-turns-asleep",
+        about: "the same, no spinning: each wait sleeps",
+        count: 5000,
+        bound: None,
+    },
+    Micro { name: "msg-turns", about: "message ping-pong, both running", count: 5000, bound: None },
+    Micro {
+        name: "msg-turns-asleep",
+        about: "the same, no spinning: each wait sleeps",
         count: 5000,
         bound: None,
     },
 ];
+
+/// What is added to the name of a micro-code whose waits shall not spin. The
+/// kernel's never do.
+const ASLEEP: &str = "-asleep";
 
 const WATCHDOG: Duration = Duration::from_secs(130);
 
@@ -84,7 +95,12 @@ const WATCHDOG: Duration = Duration::from_secs(130);
 const SCALE: f64 = 1000.0;
 
 fn sample(command: &mut Command, micro: &Micro, into: &mut Histogram<u64>) -> Result<()> {
-    let outcome = run(command.args([micro.name, &micro.count.to_string()]), WATCHDOG)?;
+    let code = micro.name.strip_suffix(ASLEEP);
+    if code.is_some() {
+        command.env("VSHMEM_SPIN", "0");
+    }
+    let code = code.unwrap_or(micro.name);
+    let outcome = run(command.args([code, &micro.count.to_string()]), WATCHDOG)?;
     ensure!(outcome.good(), "{} ended with {}: {}", micro.name, outcome.end, outcome.stderr);
     for line in outcome.stdout.lines() {
         let nanoseconds: f64 = line.parse().with_context(|| format!("{}: '{line}'", micro.name))?;
