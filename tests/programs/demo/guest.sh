@@ -24,21 +24,20 @@ if [ "$side" = 0 ]; then run ./handshake a $path; else run ./handshake b $path; 
 step transfer
 if [ "$side" = 0 ]; then run ./transfer send "$file" $path; else run ./transfer receive $path; fi
 
+# The guests of a network are 10.77.0.1 and up, as they come.
+own=$(grep -ow '10\.77\.0\.[12]' /proc/net/fib_trie | head -n 1)
+if [ "$own" = 10.77.0.1 ]; then peer=10.77.0.2; else peer=10.77.0.1; fi
+port=7000
+
+# What is compared runs close together: a disturbance of the machine meets both.
 for size in 8 64 1000; do
     step "sync, words, busy, $size bytes"
     run ./sync "$side" $path word --busy $size "$busy"
     step "sync, semop, busy, $size bytes"
     run ./sync "$side" $path semop --busy $size "$busy"
-    step "sync, semop, blocking, $size bytes"
+    step "sync, semop, asleep, $size bytes"
     run_asleep ./sync "$side" $path semop --block $size "$block"
-done
-
-# The guests of a network are 10.77.0.1 and up, as they come.
-own=$(grep -ow '10\.77\.0\.[12]' /proc/net/fib_trie | head -n 1)
-if [ "$own" = 10.77.0.1 ]; then peer=10.77.0.2; else peer=10.77.0.1; fi
-port=7000
-for protocol in tcp udp; do
-    for size in 8 64 1000; do
+    for protocol in tcp udp; do
         step "$protocol, $size bytes"
         port=$((port + 1))
         if [ "$side" = 0 ]; then

@@ -10,6 +10,7 @@ mod results;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -76,8 +77,11 @@ pub fn demo(options: &Options) -> Result<bool> {
     Ok(results.good())
 }
 
+/// Says what comes next, and how much time has gone.
 fn step(what: &str) {
-    eprintln!("==> {what}");
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    eprintln!("==> {:5.1} s  {what}", began.elapsed().as_secs_f64());
 }
 
 /// The first guest makes what all later ones share: it is no part of the show.
