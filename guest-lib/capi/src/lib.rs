@@ -22,10 +22,12 @@ mod ftok;
 mod global;
 mod memory;
 mod msg;
+mod next;
 mod own;
 mod process;
 mod sem;
 mod shm;
+mod signal;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Lockless = alloc::Lockless::new();

@@ -53,7 +53,7 @@ unsafe fn send(
     let mtype = unsafe { message.cast::<c_long>().read_unaligned() };
     // SAFETY: its text follows.
     let text = unsafe { message.cast::<c_long>().add(1) }.cast::<u8>();
-    s.call(|r, on, c| {
+    s.call_message(|r, on, c| {
         if n > r.limit(Limit::Msgmax)? as usize || mtype < 1 || id < 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -106,14 +106,14 @@ unsafe fn receive(
         // The message is taken all the same, as the kernel takes it.
         let most = s.region()?.limit(Limit::Msgmax)? as usize;
         let mut nowhere = vec![0; n.min(most)];
-        s.call(|r, on, c| msg::recv(r, on, c, id, &mut nowhere, mtype, flags, None))?;
+        s.call_message(|r, on, c| msg::recv(r, on, c, id, &mut nowhere, mtype, flags, None))?;
         return Err(Errno::EFAULT.into());
     }
     // SAFETY: the caller's room for the type.
     let text = unsafe { message.cast::<c_long>().add(1) }.cast::<u8>();
     // SAFETY: the caller's room for the text; it leaves it alone during the call.
     let text = unsafe { std::slice::from_raw_parts_mut(text, n) };
-    let (got, n) = s.call(|r, on, c| msg::recv(r, on, c, id, text, mtype, flags, None))?;
+    let (got, n) = s.call_message(|r, on, c| msg::recv(r, on, c, id, text, mtype, flags, None))?;
     // SAFETY: as above.
     unsafe { message.cast::<c_long>().write_unaligned(got) };
     Ok(n)

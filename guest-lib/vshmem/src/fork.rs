@@ -16,6 +16,7 @@
 use crate::credentials::Ids;
 use crate::error::{Error, Result};
 use crate::fd::Fd;
+use crate::interrupt;
 use crate::link;
 use crate::session::{Seat, Shared};
 use std::os::fd::AsRawFd;
@@ -105,6 +106,7 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     // Whoever else was counted does not exist here.
     LOOKING.store(0, Ordering::SeqCst);
+    interrupt::in_child();
     each(|s| {
         s.state.reopen();
         s.link.reopen();

@@ -1,10 +1,10 @@
 //! The region as this process maps it, and how its threads sleep and wake one another.
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::link::{Link, Way};
 use crate::lock::Lock;
 use crate::module;
-use crate::sigcont;
 use crate::spin::Spin;
 use crate::sys;
 use std::io;
@@ -155,19 +155,17 @@ impl Mapping {
             };
         }
         let until = timespec(until);
+        let _ends = interrupt::in_semop().then(interrupt::Ends::sleep);
+        let args = [
+            word.as_ptr().expose_provenance(),
+            libc::FUTEX_WAIT_BITSET as usize,
+            expected as usize,
+            (&raw const until).expose_provenance(),
+            0,
+            libc::FUTEX_BITSET_MATCH_ANY as u32 as usize,
+        ];
         // SAFETY: the futex word is mapped and aligned; the kernel only reads it and `until`.
-        let rc = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                word.as_ptr(),
-                libc::FUTEX_WAIT_BITSET,
-                expected,
-                &raw const until,
-                std::ptr::null::<u32>(),
-                libc::FUTEX_BITSET_MATCH_ANY,
-            )
-        };
-        if rc < 0 { errno() } else { 0 }
+        unsafe { interrupt::sleep(libc::SYS_futex, args) }
     }
 
     /// Another kernel has tasks here: it may run while this one's only processor spins.
@@ -179,6 +177,15 @@ impl Mapping {
             // Relaxed: only a hint.
             self.mem.load(at, Ordering::Relaxed).is_ok_and(|w| w as u32 & 0xff == peer::LIVE)
         })
+    }
+
+    /// Whether an EINTR is not for the call: the module gives it also when the process was stopped
+    /// and continued, or traced. (A futex then goes on by itself.)
+    fn goes_on(&self) -> bool {
+        !interrupt::interrupted()
+            && !interrupt::uncounted()
+            && self.module
+            && !interrupt::in_semop()
     }
 
     fn recount(&self) {
@@ -214,28 +221,19 @@ fn timespec(ns: u64) -> libc::timespec {
     }
 }
 
-/// How a sleep ended, by what the system call said.
-fn woken(errno: i32, timed: bool) -> Woken {
-    match errno {
-        0 | libc::EAGAIN => Woken::Maybe,
-        libc::ETIMEDOUT if timed => Woken::TimedOut,
-        libc::ETIMEDOUT => Woken::Maybe,
-        // Anything else (the device is gone) must not become an endless loop.
-        _ => Woken::Interrupted,
-    }
-}
-
-pub(crate) fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
-
 impl Park for Mapping {
     fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
         self.recount();
         let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
         let timed = deadline.is_some();
-        let _continued = sigcont::matters().then(sigcont::Ends::sleep);
-        woken(self.doze(at, expected, until), timed)
+        match self.doze(at, expected, until) {
+            0 | libc::EAGAIN => Woken::Maybe,
+            libc::ETIMEDOUT if timed => Woken::TimedOut,
+            libc::ETIMEDOUT => Woken::Maybe,
+            libc::EINTR if self.goes_on() => Woken::Maybe,
+            // Anything else (the device is gone) must not become an endless loop.
+            _ => Woken::Interrupted,
+        }
     }
 
     fn wake(&self, lane: u32, at: Offset, peer: u32) {
@@ -326,6 +324,7 @@ const _: () = assert!(lane::STATUS.is_multiple_of(8));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::{Call, Waiting};
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     use std::time::{Duration, Instant};
 
@@ -425,6 +424,73 @@ mod tests {
         });
     }
 
+    /// Every handler that runs after a call has begun ends its sleep: during a spin, just before
+    /// the system call, in it.
+    #[test]
+    fn no_handler_goes_unnoticed() {
+        extern "C" fn nothing(_: libc::c_int) {}
+        const ROUNDS: u64 = 20_000;
+        let _watchdog = Watchdog::of(100);
+        // SAFETY: zeros are valid; the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
+        let m = mapping();
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (tell, told) = std::sync::mpsc::channel();
+        let pause = |ns: u64| {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_nanos(ns) {}
+        };
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                // SAFETY: cannot fail.
+                tell.send(unsafe { libc::pthread_self() }).unwrap();
+                for round in 1..=ROUNDS {
+                    let call = if round % 2 == 0 { Call::Semop } else { Call::Message };
+                    let waiting = Waiting::begin(call, std::process::id());
+                    begun.store(round, Atomic::SeqCst);
+                    pause(round * 7 % 6_100);
+                    while m.sleep(Offset(0), 0, None) != Woken::Interrupted {}
+                    drop(waiting);
+                    ended.store(round, Atomic::SeqCst);
+                }
+            });
+            let thread = told.recv().unwrap();
+            for round in 1..=ROUNDS {
+                while begun.load(Atomic::SeqCst) != round {
+                    std::thread::yield_now();
+                }
+                pause(round * 5 % 8_900);
+                // SAFETY: it does not end before this round does.
+                unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+                while ended.load(Atomic::SeqCst) != round {
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+
+    /// Ends the test's process if it hangs.
+    struct Watchdog(#[allow(dead_code, reason = "closed by dropping")] std::sync::mpsc::Sender<()>);
+
+    impl Watchdog {
+        fn of(seconds: u64) -> Self {
+            let (alive, end) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let late = std::sync::mpsc::RecvTimeoutError::Timeout;
+                if end.recv_timeout(Duration::from_secs(seconds)) == Err(late) {
+                    eprintln!("watchdog: the test hangs");
+                    std::process::abort();
+                }
+            });
+            Self(alive)
+        }
+    }
+
     #[test]
     fn a_stop_and_continuation_end_the_sleep_of_semop_only() {
         // In a child, whose stopping does not stop the test.
@@ -433,7 +499,7 @@ mod tests {
         if child == 0 {
             let m = mapping();
             let soon = m.now() + 20_000_000_000;
-            let _in = crate::sigcont::InSemop::new();
+            let _in = Waiting::begin(Call::Semop, std::process::id());
             let good = m.sleep(Offset(0), 0, Some(soon)) == Woken::Interrupted;
             // SAFETY: only asks: zeros are valid.
             let mut after: libc::sigaction = unsafe { std::mem::zeroed() };

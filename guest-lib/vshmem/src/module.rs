@@ -1,8 +1,10 @@
 //! Sleep, wake and doorbell through `/dev/vshmemN`.
 
+use crate::interrupt;
 use std::os::fd::RawFd;
 use vshmem_core::Offset;
 use vshmem_core::layout::REGION_BASE;
+use vshmem_driver::abi::{self, Wait};
 use vshmem_driver::raw;
 
 /// The device's offsets count from the start of its BAR, ours from the region's base.
@@ -14,8 +16,17 @@ fn device(at: Offset) -> u64 {
 /// what ended it, 0 for a wake.
 pub(crate) fn wait(fd: RawFd, at: Offset, expected: u32, until: u64) -> i32 {
     let second = 1_000_000_000;
-    let until = ((until / second).cast_signed(), (until % second).cast_signed());
-    raw::wait(fd, device(at), expected, Some(until)).map_or_else(|e| e.0, |()| 0)
+    let wait = Wait {
+        off: device(at),
+        expected,
+        flags: abi::WAIT_DEADLINE,
+        sec: (until / second).cast_signed(),
+        nsec: (until % second).cast_signed(),
+    };
+    let arg = (&raw const wait).expose_provenance();
+    let args = [fd as usize, abi::IOC_WAIT as usize, arg, 0, 0, 0];
+    // SAFETY: WAIT reads a `Wait`; `wait` is one, and outlives the call.
+    unsafe { interrupt::sleep(libc::SYS_ioctl, args) }
 }
 
 /// Wakes a sleeper of this kernel.

@@ -262,7 +262,7 @@ impl Queue<'_> {
     /// # Errors
     /// As `msgsnd(2)`.
     pub fn send(&self, mtype: i64, text: &[u8]) -> Result<()> {
-        self.session.call(|r, on, c| msg::send(r, on, c, self.id, mtype, text, 0, None))
+        self.session.call_message(|r, on, c| msg::send(r, on, c, self.id, mtype, text, 0, None))
     }
 
     /// As [`Queue::send`], failing with `EAGAIN` where there is no room.
@@ -271,7 +271,7 @@ impl Queue<'_> {
     /// As `msgsnd(2)`.
     pub fn try_send(&self, mtype: i64, text: &[u8]) -> Result<()> {
         let flags = flag::IPC_NOWAIT;
-        self.session.call(|r, on, c| msg::send(r, on, c, self.id, mtype, text, flags, None))
+        self.session.call_message(|r, on, c| msg::send(r, on, c, self.id, mtype, text, flags, None))
     }
 
     /// Waits for a message of at most `most` bytes: the first (`mtype` 0), the first of a type, or
@@ -298,7 +298,7 @@ impl Queue<'_> {
         let mut text = vec![0; most];
         let (mtype, n) = self
             .session
-            .call(|r, on, c| msg::recv(r, on, c, self.id, &mut text, mtype, flags, None))?;
+            .call_message(|r, on, c| msg::recv(r, on, c, self.id, &mut text, mtype, flags, None))?;
         text.truncate(n);
         Ok(Message { mtype, text })
     }

@@ -4,6 +4,7 @@ use crate::credentials::{self, Ids};
 use crate::error::{Error, Result};
 use crate::fd::FileId;
 use crate::fork;
+use crate::interrupt;
 use crate::lanes::Lanes;
 use crate::link::{self, Link, Way};
 use crate::lock::Lock;
@@ -269,7 +270,8 @@ impl Session {
         Ok(f(&seat.region, entered.lane(), seat.caller())?)
     }
 
-    /// As [`Session::call`], for `semop`: a stop and continuation of the process ends its sleep.
+    /// As [`Session::call`], for `semop`, which may wait: a signal handler that runs meanwhile ends
+    /// that with EINTR, as does a stop and continuation of the process.
     ///
     /// # Errors
     /// As [`Session::call`].
@@ -277,8 +279,30 @@ impl Session {
         &self,
         f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
     ) -> Result<T> {
-        let _in = crate::sigcont::InSemop::new();
-        self.call(f)
+        self.call_waiting(interrupt::Call::Semop, f)
+    }
+
+    /// As [`Session::call`], for `msgsnd` and `msgrcv`, which may wait: a signal handler that runs
+    /// meanwhile ends that with EINTR.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn call_message<T>(
+        &self,
+        f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
+    ) -> Result<T> {
+        self.call_waiting(interrupt::Call::Message, f)
+    }
+
+    fn call_waiting<T>(
+        &self,
+        call: interrupt::Call,
+        f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
+    ) -> Result<T> {
+        let seat = self.seat()?;
+        let _waiting = interrupt::Waiting::begin(call, seat.pid);
+        let mut entered = self.shared.lanes.enter(seat)?;
+        Ok(f(&seat.region, entered.lane(), seat.caller())?)
     }
 
     /// Whether this process is attached.

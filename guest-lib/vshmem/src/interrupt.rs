@@ -1,0 +1,320 @@
+//! A signal handler that runs while a call waits ends the call with EINTR, as in the kernel.
+//!
+//! A system call that sleeps is interrupted by the kernel. But a call of ours also waits in this
+//! process: it spins, queues its lane, and is on its way into the sleep. A handler that runs then
+//! would go unnoticed, and the call would sleep on. So handlers are counted, per thread, and a call
+//! does not sleep once the count differs from what it was when the call began:
+//!
+//! - From the first call that may wait on, [`trampoline`] stands in for every handler of the
+//!   process: it counts, and goes on to the program's own. Before that nothing is touched.
+//! - Between the comparison and the system call there is an instruction's time. A handler that
+//!   interrupts there, or the system call itself, has the trampoline move the interrupted program
+//!   to the place that returns EINTR ([`sleep()`]).
+//!
+//! The kernel's disposition stays the truth: flags and mask are the program's, so SA_RESETHAND,
+//! SA_NODEFER, SA_ONSTACK and the rest are the kernel's work. Only SA_SIGINFO is added, without
+//! which the trampoline would not learn what was interrupted. Whoever takes the C library's
+//! `sigaction` and `signal` into their hands ([`Signals`]) sees to it that programs set and get
+//! their own handlers. A handler installed by other means (a direct system call) is found when it
+//! first interrupts a sleep; until then what it does to a call that is about to sleep goes unseen.
+
+mod action;
+mod sleep;
+mod stop;
+
+use crate::lock::Lock;
+use action::Action;
+use libc::{c_int, c_void, siginfo_t};
+pub(crate) use sleep::sleep;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use stop::Ends;
+
+/// Signals are numbered from 1 to here.
+const LAST: c_int = 64;
+
+/// What a thread keeps for its handlers. Only the thread itself and its handlers touch it: relaxed
+/// atomics, so that each access is one.
+#[repr(C)]
+struct Thread {
+    /// Handlers run.
+    count: AtomicU64,
+    /// The count when the current call began.
+    entry: AtomicU64,
+    /// The current [`Call`]; 0 for none.
+    call: AtomicU32,
+    /// Whether this thread counts in [`stop`].
+    stoppable: AtomicU32,
+}
+
+/// Calls that may wait. They differ in what happens to their sleep when the process is stopped and
+/// continued without any handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    /// It ends with EINTR.
+    Semop = 1,
+    /// It goes on.
+    Message = 2,
+}
+
+/// The program's own handlers by signal; 0 where it never had one that the trampoline stood for.
+static HANDLERS: [AtomicUsize; LAST as usize + 1] =
+    [const { AtomicUsize::new(0) }; LAST as usize + 1];
+/// Those of them that were installed with SA_SIGINFO, by bit.
+static SIGINFO: AtomicU64 = AtomicU64::new(0);
+/// The process whose handlers are counted; 0 before the first call that waits.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+/// Held while dispositions change.
+static CHANGING: Lock<()> = Lock::new(());
+
+/// A handler of the program, as it was set.
+#[derive(Clone, Copy)]
+struct Own {
+    handler: usize,
+    siginfo: bool,
+}
+
+impl Own {
+    fn of(signal: c_int) -> Self {
+        Self {
+            handler: HANDLERS[signal as usize].load(Ordering::Relaxed),
+            siginfo: SIGINFO.load(Ordering::Relaxed) >> (signal - 1) & 1 != 0,
+        }
+    }
+
+    /// Makes it what the trampoline calls for `signal`.
+    fn set(self, signal: c_int) {
+        let bit = 1 << (signal - 1);
+        if self.siginfo {
+            SIGINFO.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            SIGINFO.fetch_and(!bit, Ordering::Relaxed);
+        }
+        // Release: pairs with the Acquire in the trampoline, so that it finds the handler's own
+        // preparations as the kernel would let it.
+        HANDLERS[signal as usize].store(self.handler, Ordering::Release);
+    }
+}
+
+fn trampoline_address() -> usize {
+    trampoline as *const () as usize
+}
+
+/// A function, rather than nothing or something special.
+fn is_handler(at: usize) -> bool {
+    at != libc::SIG_DFL && at != libc::SIG_IGN
+}
+
+/// Signals whose handlers are the C library's own affair: `pthread_cancel`, `setuid`.
+fn is_internal(signal: c_int) -> bool {
+    (32..34).contains(&signal)
+}
+
+/// Runs in place of every handler.
+///
+/// "C-unwind": the C library unwinds through it when a thread is cancelled or ends in a handler.
+///
+/// # Safety
+/// Called by the kernel, or by a handler that stands before it, with what the kernel gave.
+unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let thread = sleep::thread();
+    thread.count.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the kernel's context.
+    unsafe { sleep::leave(context) };
+    // The call will not sleep on, and the handler may never return to it.
+    stop::over(thread);
+    // Acquire: see `Own::set`.
+    let at = HANDLERS.get(signal as usize).map_or(0, |h| h.load(Ordering::Acquire));
+    if is_handler(at) {
+        // SAFETY: a handler takes these arguments, or only the first of them, for which the
+        // calling convention is the same.
+        let handler: unsafe extern "C-unwind" fn(c_int, *mut siginfo_t, *mut c_void) =
+            unsafe { std::mem::transmute(at) };
+        // SAFETY: the kernel would have called it, with the same.
+        unsafe { handler(signal, info, context) };
+    }
+}
+
+/// Puts the trampoline in front of the handler that the kernel has for `signal`. Says whether it
+/// has one that goes uncounted: after the trampoline stood there once, a stranger's handler may
+/// itself lead back to the trampoline, and is let be (unless `known`: the program has just set it).
+fn adopt(signal: c_int, known: bool) -> bool {
+    let Some(mut now) = Action::of(signal) else { return false };
+    if !is_handler(now.handler) {
+        return false;
+    }
+    let siginfo = now.flags & libc::SA_SIGINFO as u64 != 0;
+    if now.handler == trampoline_address() {
+        if siginfo {
+            return false;
+        }
+    } else if !known && Own::of(signal).handler != 0 {
+        return true;
+    } else {
+        Own { handler: now.handler, siginfo }.set(signal);
+    }
+    now.handler = trampoline_address();
+    now.flags |= libc::SA_SIGINFO as u64;
+    now.set(signal);
+    true
+}
+
+/// Looks at all dispositions; whether any handler went uncounted.
+fn adopt_all() -> bool {
+    (1..=LAST).filter(|s| !is_internal(*s) && adopt(*s, false)).count() > 0
+}
+
+/// Counts handlers from now on.
+#[cold]
+fn activate(pid: u32) {
+    let _changing = CHANGING.lock();
+    adopt_all();
+    // Release: the table is there for whoever finds this.
+    OWNER.store(pid, Ordering::Release);
+}
+
+/// A child has its parent's handlers, and its parent's table.
+pub(crate) fn in_child() {
+    CHANGING.reopen();
+    stop::in_child(sleep::thread());
+    if OWNER.load(Ordering::Relaxed) != 0 {
+        OWNER.store(std::process::id(), Ordering::Release);
+    }
+}
+
+/// Whether this process counts. A child made by `vfork` shares the memory, but not the
+/// dispositions: it is not the owner.
+fn is_active() -> bool {
+    // Acquire: pairs with the Release in `activate`.
+    let owner = OWNER.load(Ordering::Acquire);
+    owner != 0 && owner == std::process::id()
+}
+
+/// A call under way, while it lives; handlers that run from here on end its sleep.
+pub(crate) struct Waiting {
+    before: (u64, u32),
+}
+
+impl Waiting {
+    /// Begins `call` in process `pid`.
+    pub fn begin(call: Call, pid: u32) -> Self {
+        if OWNER.load(Ordering::Acquire) != pid {
+            activate(pid);
+        }
+        let thread = sleep::thread();
+        let order = Ordering::Relaxed;
+        let before = (thread.entry.load(order), thread.call.load(order));
+        thread.entry.store(thread.count.load(order), order);
+        thread.call.store(call as u32, order);
+        Self { before }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let thread = sleep::thread();
+        thread.entry.store(self.before.0, Ordering::Relaxed);
+        thread.call.store(self.before.1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the sleep of this thread is one of `semop`.
+pub(crate) fn in_semop() -> bool {
+    sleep::thread().call.load(Ordering::Relaxed) == Call::Semop as u32
+}
+
+/// Whether a handler has run on this thread since its call began.
+pub(crate) fn interrupted() -> bool {
+    let thread = sleep::thread();
+    thread.call.load(Ordering::Relaxed) != 0
+        && thread.count.load(Ordering::Relaxed) != thread.entry.load(Ordering::Relaxed)
+}
+
+/// Whether some handler is uncounted, and may have run; those that can be are counted from now on.
+#[cold]
+pub(crate) fn uncounted() -> bool {
+    let _changing = CHANGING.lock();
+    adopt_all()
+}
+
+/// For a library that has taken the C library's functions for signals into its hands: through it a
+/// program sets and sees its own handlers, whatever stands in front of them.
+#[derive(Debug)]
+pub struct Signals;
+
+impl Signals {
+    /// `sigaction`; `next` is the C library's.
+    ///
+    /// # Safety
+    /// As for `sigaction`: both pointers are null or valid, and the handler is one.
+    pub unsafe fn action(
+        signal: c_int,
+        new: *const libc::sigaction,
+        old: *mut libc::sigaction,
+        next: impl FnOnce(*const libc::sigaction, *mut libc::sigaction) -> c_int,
+    ) -> c_int {
+        if OWNER.load(Ordering::Relaxed) == 0 || !(1..=LAST).contains(&signal) {
+            return next(new, old);
+        }
+        let changing = CHANGING.lock();
+        let before = Own::of(signal);
+        let stand_in = |new: &libc::sigaction| {
+            is_handler(new.sa_sigaction)
+                && new.sa_sigaction != trampoline_address()
+                && !is_internal(signal)
+                && is_active()
+        };
+        // SAFETY: as the caller promises; copied before `old`, perhaps the same, is written.
+        let new_one = (!new.is_null()).then(|| unsafe { *new });
+        let rc = match new_one {
+            Some(mut action) if stand_in(&action) => {
+                let siginfo = action.sa_flags & libc::SA_SIGINFO != 0;
+                // First the table: the trampoline may already stand there.
+                Own { handler: action.sa_sigaction, siginfo }.set(signal);
+                action.sa_sigaction = trampoline_address();
+                action.sa_flags |= libc::SA_SIGINFO;
+                let rc = next(&raw const action, old);
+                if rc != 0 {
+                    before.set(signal);
+                }
+                rc
+            }
+            _ => next(new, old),
+        };
+        if rc == 0 && new_one.is_some_and(|new| !is_handler(new.sa_sigaction)) {
+            stop::disposed(signal);
+        }
+        drop(changing);
+        if rc == 0 && !old.is_null() {
+            // SAFETY: the caller's, just written.
+            let old = unsafe { &mut *old };
+            if old.sa_sigaction == trampoline_address() {
+                old.sa_sigaction = before.handler;
+                if !before.siginfo {
+                    old.sa_flags &= !libc::SA_SIGINFO;
+                }
+                if !is_handler(before.handler) {
+                    // Ours alone: the program has none.
+                    old.sa_flags = 0;
+                }
+            }
+        }
+        rc
+    }
+
+    /// `signal` and its relatives, which return the handler before; `next` is the C library's.
+    pub fn handler(signal: c_int, next: impl FnOnce() -> usize) -> usize {
+        if OWNER.load(Ordering::Relaxed) == 0 || !(1..=LAST).contains(&signal) {
+            return next();
+        }
+        // They set what flags they like, and some also the mask: ours is to come after.
+        let before = Own::of(signal);
+        let old = next();
+        if is_active() && !is_internal(signal) {
+            let _changing = CHANGING.lock();
+            if !adopt(signal, true) {
+                stop::disposed(signal);
+            }
+        }
+        if old == trampoline_address() { before.handler } else { old }
+    }
+}
