@@ -16,7 +16,6 @@ mod vm;
 
 use args::{Command, Peer, RegionCommand, Task, Vm, Vshmem};
 use clap::{CommandFactory, Parser};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -62,11 +61,13 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
+/// The agent's log. Without colours: a guest's console is a terminal to it, and a file to whoever
+/// reads it.
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
 }
