@@ -100,10 +100,14 @@ static void sem_take(int side) { add(side, -1, 0); }
 static void msg_give(int side) { put(1 + !side); }
 static void msg_take(int side) { get(1 + side); }
 
+static int pinned;
+
 /* The nth processor that we may use, so that two processes really run at once;
  * with one processor they share it. */
 static void pin(int n)
 {
+    if (!pinned)
+        return;
     cpu_set_t all, one;
     MUST(sched_getaffinity(0, sizeof all, &all));
     n %= CPU_COUNT(&all);
@@ -174,11 +178,13 @@ static void remove_all(void)
 int main(int argc, char **argv)
 {
     if (argc != 3) {
-        fprintf(stderr, "usage: micro NAME COUNT\n");
+        fprintf(stderr, "usage: micro NAME[-pinned] COUNT\n");
         return 2;
     }
-    const char *name = argv[1];
+    char *name = argv[1], *rest = strstr(argv[1], "-pinned");
     long count = atol(argv[2]);
+    if (rest)
+        *rest = 0, pinned = 1;
     alarm(120);
     sem = MUST(semget(IPC_PRIVATE, 2, IPC_CREAT | 0600));
     queue = MUST(msgget(IPC_PRIVATE, IPC_CREAT | 0600));

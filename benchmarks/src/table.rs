@@ -65,7 +65,7 @@ impl Row {
 /// The table; times in nanoseconds.
 pub fn text(rows: &[Row]) -> String {
     let mut out = format!(
-        "{:16} {:>11} {:>11} {:>11} {:>11} {:>8}  {}\n",
+        "{:23} {:>11} {:>11} {:>11} {:>11} {:>8}  {}\n",
         "ns", "kernel p50", "p99", "vshmem p50", "p99", "faster", "what"
     );
     for row in rows {
@@ -77,7 +77,7 @@ pub fn text(rows: &[Row]) -> String {
         let mark = if row.misses() { " !" } else { "" };
         let _ = writeln!(
             out,
-            "{:16} {:>11.1} {:>11.1} {:>11} {:>11} {:>8}  {}{mark}",
+            "{:23} {:>11.1} {:>11.1} {:>11} {:>11} {:>8}  {}{mark}",
             row.name,
             row.kernel.p50,
             row.kernel.p99,
