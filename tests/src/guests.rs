@@ -365,6 +365,18 @@ impl<H: Deref<Target = Host>> Guests<H> {
         }
     }
 
+    /// The next line that a guest says, whatever it is.
+    ///
+    /// # Errors
+    ///
+    /// It ends first, or says nothing within `limit`.
+    pub fn expect_line(&mut self, guest: usize, limit: Duration) -> Result<String> {
+        match self.expect_any(guest, limit, |_| true)?.0 {
+            Event::Line(line) => Ok(line),
+            Event::End(end) => bail!("{} ended with {end}", self.name(guest)),
+        }
+    }
+
     /// Waits until a guest has ended, and tells how and when.
     ///
     /// # Errors

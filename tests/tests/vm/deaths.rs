@@ -246,6 +246,44 @@ fn a_process_killed_in_a_guest_lets_go_at_once(pair: &mut Pair) -> Result<()> {
     released(pair, a, 'F', "kill -9 $task")
 }
 
+/// Runs a command in a guest that must fail, and say these on one line.
+fn complains(pair: &mut Pair, arguments: &str, parts: &[&str]) -> Result<()> {
+    let a = pair.a;
+    let vshmem = pair.host.session().artifacts().vshmem.display().to_string();
+    let line = format!("'{vshmem}' {arguments} 2>&1 >/dev/null; echo \"exit $?\"");
+    pair.guests.tell(a, &line)?;
+    let said = pair.guests.expect_line(a, LIMIT)?;
+    pair.says(a, "exit 1")?;
+    for part in parts {
+        ensure!(said.contains(part), "{arguments}: no '{part}' in: {said}");
+    }
+    Ok(())
+}
+
+fn bad_input_in_a_guest_is_named(pair: &mut Pair) -> Result<()> {
+    let region = pair.host.region().to_owned();
+    complains(pair, &format!("agent --region {region}"), &["region", &region, "another agent"])?;
+    complains(
+        pair,
+        "agent --region nowhere",
+        &[
+            "region nowhere",
+            "no device of this guest has it",
+            "there are: test",
+            "correct --region",
+        ],
+    )?;
+    complains(
+        pair,
+        "run --region nowhere -- true",
+        &["region nowhere", "no such socket", "`vshmem agent`"],
+    )?;
+    // Nothing of it has hurt the agent.
+    let a = pair.a;
+    pair.start(a, "G make remove say=well")?;
+    pair.says(a, "well").map(drop)
+}
+
 /// Where the tests find their guests.
 #[derive(Default, Clone)]
 pub struct Stage(Arc<Mutex<Option<Pair>>>);
@@ -262,6 +300,7 @@ impl Stage {
             };
         }
         trials![
+            bad_input_in_a_guest_is_named,
             a_process_killed_in_a_guest_lets_go_at_once,
             a_killed_agent_comes_back_under_a_running_task,
             a_killed_daemon_comes_back_under_running_guests,
