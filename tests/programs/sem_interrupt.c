@@ -4,7 +4,7 @@
 #include "vt.h"
 #include <setjmp.h>
 
-#define ROUNDS 20000
+#define ROUNDS 10000
 
 static int sem, queue;
 /* The round that the victim is in, and the last that it has left. */

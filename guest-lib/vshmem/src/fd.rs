@@ -15,6 +15,11 @@ fn identity(raw: RawFd) -> Option<FileId> {
     Some((stat.st_dev, stat.st_ino, stat.st_mode & libc::S_IFMT))
 }
 
+/// Whether `raw` is a descriptor of that very file.
+pub(crate) fn leads_to(raw: RawFd, file: FileId) -> bool {
+    identity(raw) == Some(file)
+}
+
 /// A descriptor of ours, with what it was when we got it.
 ///
 /// Programs close descriptors they do not know (daemons close all), and open others that then get
@@ -40,7 +45,7 @@ impl Fd {
 
     /// The number, if it still leads to our file.
     pub fn get(&self) -> Option<RawFd> {
-        (identity(self.raw) == Some(self.identity)).then_some(self.raw)
+        leads_to(self.raw, self.identity).then_some(self.raw)
     }
 
     /// The file it led to when we got it.

@@ -280,7 +280,12 @@ impl Signals {
             }
             _ => next(new, old),
         };
-        if rc == 0 && new_one.is_some_and(|new| !is_handler(new.sa_sigaction)) {
+        if let Some(new) = new_one
+            && rc == 0
+            && !is_handler(new.sa_sigaction)
+        {
+            let siginfo = new.sa_flags & libc::SA_SIGINFO != 0;
+            Own { siginfo, ..before }.set(signal);
             stop::disposed(signal);
         }
         drop(changing);
@@ -289,13 +294,16 @@ impl Signals {
             let old = unsafe { &mut *old };
             if old.sa_sigaction == trampoline_address() {
                 old.sa_sigaction = before.handler;
-                if !before.siginfo {
-                    old.sa_flags &= !libc::SA_SIGINFO;
-                }
                 if !is_handler(before.handler) {
                     // Ours alone: the program has none.
                     old.sa_flags = 0;
                 }
+            } else if old.sa_sigaction != libc::SIG_DFL {
+                return rc;
+            }
+            // Of a handler that has run once, some kernels keep the flags.
+            if is_handler(before.handler) && !before.siginfo {
+                old.sa_flags &= !libc::SA_SIGINFO;
             }
         }
         rc

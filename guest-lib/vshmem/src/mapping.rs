@@ -1,6 +1,7 @@
 //! The region as this process maps it, and how its threads sleep and wake one another.
 
 use crate::error::{Error, Result};
+use crate::fd::{self, FileId};
 use crate::interrupt;
 use crate::link::{Link, Way};
 use crate::lock::Lock;
@@ -11,7 +12,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering as Atomic};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering as Atomic};
 use std::sync::{Arc, OnceLock};
 use vshmem_core::format::Geometry;
 use vshmem_core::layout::{REGION_BASE, Table, lane, peer, wake};
@@ -86,6 +87,9 @@ pub struct Mapping {
     span: Arc<Span>,
     link: Arc<Lock<Link>>,
     module: bool,
+    /// The descriptor used last, and which file that is; -1 for none.
+    device: AtomicI32,
+    file: FileId,
     me: u32,
     tables: OnceLock<Geometry>,
     spin: Spin,
@@ -98,24 +102,43 @@ impl Mapping {
         span: Arc<Span>,
         link: Arc<Lock<Link>>,
         module: bool,
+        file: FileId,
         me: u32,
         spin: u64,
     ) -> Self {
         // SAFETY: M1: `span` is kept beside it. M2: page-aligned, checked in `Span::map`. M3: the
         // address is given to nobody else.
         let mem = unsafe { MappedMem::new(span.base, span.len as u64) };
+        let (tables, device) = (OnceLock::new(), AtomicI32::new(-1));
         let (spin, counted) = (Spin::new(spin), AtomicU64::new(0));
-        Self { mem, span, link, module, me, tables: OnceLock::new(), spin, counted }
+        Self { mem, span, link, module, device, file, me, tables, spin, counted }
     }
 
     /// The same bytes for a task of this process's child.
     pub(crate) fn inherited(&self) -> Self {
-        Self::new(self.span.clone(), self.link.clone(), self.module, self.me, self.spin.cap())
+        {
+            let (span, link) = (self.span.clone(), self.link.clone());
+            Self::new(span, link, self.module, self.file, self.me, self.spin.cap())
+        }
     }
 
     /// Tells where the tables are, once they were checked.
     pub(crate) fn enter(&self, tables: &Geometry) {
         let _ = self.tables.set(tables.clone());
+    }
+
+    /// The module's device. Asked before every sleep and wake, so the link, whose lock blocks all
+    /// signals, is asked only when the number kept here leads elsewhere. The lock is open again when
+    /// this returns: nobody sleeps in it.
+    fn device(&self) -> Option<RawFd> {
+        // Relaxed: a number, which is checked.
+        let kept = self.device.load(Atomic::Relaxed);
+        if fd::leads_to(kept, self.file) {
+            return Some(kept);
+        }
+        let fd = self.link.lock().region(Way::ReadWrite).ok()?;
+        self.device.store(fd, Atomic::Relaxed);
+        Some(fd)
     }
 
     /// Leaves a wake for `id` in the bitmap of peer `to`, and rings there.
@@ -136,7 +159,7 @@ impl Mapping {
         let there = peers.at.index(to.into(), peers.stride);
         let state = self.mem.load(there.plus(peer::STATE), Ordering::Acquire)? as u32;
         if self.module {
-            let fd = self.link.lock().region(Way::ReadWrite)?;
+            let Some(fd) = self.device() else { return Ok(()) };
             module::ring(fd, state >> 8 & 0xffff, peer::WAKE_VECTOR);
             return Ok(());
         }
@@ -149,9 +172,9 @@ impl Mapping {
     fn doze(&self, at: Offset, expected: u32, until: u64) -> i32 {
         let Ok(word) = self.mem.futex_word(at) else { return libc::EFAULT };
         if self.module {
-            return match self.link.lock().region(Way::ReadWrite) {
-                Ok(fd) => module::wait(fd, at, expected, until),
-                Err(_) => libc::ENODEV,
+            return match self.device() {
+                Some(fd) => module::wait(fd, at, expected, until),
+                None => libc::ENODEV,
             };
         }
         let until = timespec(until);
@@ -241,7 +264,7 @@ impl Park for Mapping {
             // A hint: the sleeper's own endpoint looks at its slots every second anyway.
             let _ = self.wake_there(lane, peer);
         } else if self.module {
-            if let Ok(fd) = self.link.lock().region(Way::ReadWrite) {
+            if let Some(fd) = self.device() {
                 module::wake(fd, at);
             }
         } else if let Ok(word) = self.mem.futex_word(at) {
@@ -344,7 +367,7 @@ mod tests {
         let fd = memfd(REGION_BASE + LEN);
         let span = Span::map(fd.as_raw_fd(), LEN, Path::new("test")).unwrap();
         let link = Arc::new(Lock::new(Link::new(Path::new("/nowhere"))));
-        Mapping::new(Arc::new(span), link, false, 0, u64::MAX)
+        Mapping::new(Arc::new(span), link, false, (0, 0, 0), 0, u64::MAX)
     }
 
     #[test]

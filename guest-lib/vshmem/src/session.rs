@@ -436,7 +436,8 @@ impl Shared {
             }
         };
         let spin = spin::cap_from_environment();
-        let mapping = Mapping::new(span.clone(), self.link.clone(), module, reply.peer, spin);
+        let of = file.unwrap_or_default();
+        let mapping = Mapping::new(span.clone(), self.link.clone(), module, of, reply.peer, spin);
         let region = Region::open(mapping)
             .map_err(|cause| Error::Region { socket: socket.clone(), cause })?;
         region.mem().enter(region.geometry());
