@@ -211,13 +211,14 @@ impl Mapping {
             && !interrupt::in_semop()
     }
 
-    fn recount(&self) {
+    /// Counts processors and peers again, if it is time; tells the time.
+    fn recount(&self) -> u64 {
         let now = self.now();
-        if now.wrapping_sub(self.counted.load(Atomic::Relaxed)) < RECOUNT {
-            return;
+        if now.wrapping_sub(self.counted.load(Atomic::Relaxed)) >= RECOUNT {
+            self.counted.store(now, Atomic::Relaxed);
+            self.spin.allow(processors(), self.foreigners());
         }
-        self.counted.store(now, Atomic::Relaxed);
-        self.spin.allow(processors(), self.foreigners());
+        now
     }
 }
 
@@ -246,8 +247,8 @@ fn timespec(ns: u64) -> libc::timespec {
 
 impl Park for Mapping {
     fn sleep(&self, at: Offset, expected: u32, deadline: Option<u64>) -> Woken {
-        self.recount();
-        let until = deadline.unwrap_or_else(|| self.now().saturating_add(LONG));
+        let now = self.recount();
+        let until = deadline.unwrap_or_else(|| now.saturating_add(LONG));
         let timed = deadline.is_some();
         match self.doze(at, expected, until) {
             0 | libc::EAGAIN => Woken::Maybe,
@@ -260,6 +261,7 @@ impl Park for Mapping {
     }
 
     fn wake(&self, lane: u32, at: Offset, peer: u32) {
+        self.spin.woke(peer == self.me);
         if peer != self.me {
             // A hint: the sleeper's own endpoint looks at its slots every second anyway.
             let _ = self.wake_there(lane, peer);

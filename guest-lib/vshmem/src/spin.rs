@@ -6,12 +6,13 @@
 //! wake. So the budget follows how long waits took, whether they came to a sleep or not, and two
 //! sleeping partners soon spin long enough to meet. Where spinning does not help, because the
 //! partner needs this very processor or has more to do, it stops after a few tries and is tried
-//! again only every so often.
+//! again only every so often. On a single processor it can only help where the partner is in another
+//! kernel: not if the last sleeper that was woken is in this one.
 //!
 //! `VSHMEM_SPIN`, in nanoseconds, caps the budget; 0 forbids spinning. It is read when the process
 //! attaches.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The most within one kernel: more than a futex wake costs.
 const MOST_HERE: u64 = 100_000;
@@ -32,6 +33,10 @@ pub(crate) struct Spin {
     most: AtomicU64,
     /// Sleeps since the last spin that met its partner.
     sleeps: AtomicU32,
+    /// There is one processor.
+    single: AtomicBool,
+    /// Who was woken last is in this kernel.
+    near: AtomicBool,
     /// What the user allows at most.
     cap: u64,
 }
@@ -57,6 +62,8 @@ impl Spin {
             budget: AtomicU64::new(LEAST),
             most: AtomicU64::new(MOST_HERE),
             sleeps: AtomicU32::new(0),
+            single: AtomicBool::new(false),
+            near: AtomicBool::new(false),
             cap,
         }
     }
@@ -69,11 +76,21 @@ impl Spin {
             _ => MOST_HERE,
         };
         self.most.store(most, Ordering::Relaxed);
+        self.single.store(processors <= 1, Ordering::Relaxed);
+    }
+
+    /// A sleeper was woken: of this kernel, or of another.
+    pub fn woke(&self, near: bool) {
+        // Threads of one process share the line: written only when it changes.
+        if self.near.load(Ordering::Relaxed) != near {
+            self.near.store(near, Ordering::Relaxed);
+        }
     }
 
     /// How long to spin now.
     pub fn budget(&self) -> u64 {
-        if self.sleeps.load(Ordering::Relaxed) >= TRIES {
+        let needed = self.single.load(Ordering::Relaxed) && self.near.load(Ordering::Relaxed);
+        if needed || self.sleeps.load(Ordering::Relaxed) >= TRIES {
             return 0;
         }
         self.budget.load(Ordering::Relaxed).min(self.most.load(Ordering::Relaxed)).min(self.cap)
@@ -142,6 +159,13 @@ mod tests {
         spin.allow(1, false);
         assert_eq!(spin.budget(), 0);
         spin.allow(1, true);
+        assert!(spin.budget() > 0);
+        spin.woke(true);
+        assert_eq!(spin.budget(), 0, "the partner needs this processor");
+        spin.woke(false);
+        assert!(spin.budget() > 0);
+        spin.woke(true);
+        spin.allow(2, true);
         assert!(spin.budget() > 0);
     }
 
