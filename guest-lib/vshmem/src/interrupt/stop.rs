@@ -46,25 +46,30 @@ fn restorer() -> (usize, u64) {
 
 const DEFAULT: Action = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
 
+/// A handler of the program's, which the trampoline stands for, ends the sleep anyway.
+fn has_own() -> bool {
+    is_handler(HANDLERS[SIGCONT as usize].load(Ordering::Relaxed))
+}
+
 fn install() {
-    // A handler of the program's, which the trampoline stands for, ends the sleep anyway.
-    if is_handler(HANDLERS[SIGCONT as usize].load(Ordering::Relaxed)) {
+    if has_own() {
         return;
     }
     let (restorer, flag) = restorer();
     let flags = (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | flag;
     let ours = Action { handler: trampoline_address(), flags, restorer, mask: 0 };
-    let before = ours.exchange(SIGCONT);
-    if before.handler != libc::SIG_DFL && before.handler != trampoline_address() {
-        before.set(SIGCONT);
-    }
+    put_back(ours.exchange(SIGCONT));
 }
 
 fn remove() {
-    let before = DEFAULT.exchange(SIGCONT);
-    // The program has one of its own by now.
-    let own = is_handler(HANDLERS[SIGCONT as usize].load(Ordering::Relaxed));
-    if before.handler != libc::SIG_DFL && (before.handler != trampoline_address() || own) {
+    if !has_own() {
+        put_back(DEFAULT.exchange(SIGCONT));
+    }
+}
+
+/// Lets be what is not ours: ignored, or a handler set by other means.
+fn put_back(before: Action) {
+    if before.handler != libc::SIG_DFL && before.handler != trampoline_address() {
         before.set(SIGCONT);
     }
 }
