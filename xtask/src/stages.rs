@@ -28,6 +28,7 @@ pub const STAGES: &[Stage] = &[
         about: "C programs on the kernel and on vshmem",
         run: conformance,
     },
+    Stage { name: "bad-input", about: "what is wrong is named and leaves nothing", run: bad_input },
     Stage { name: "vm", about: "two guests, and four", run: vm },
 ];
 
@@ -98,6 +99,11 @@ fn sanitizers() -> Result<Count> {
 fn conformance() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "conformance"]))
+}
+
+fn bad_input() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "bad_input"]))
 }
 
 fn vm() -> Result<Count> {
