@@ -144,6 +144,11 @@ pub trait Park {
     /// How long, in nanoseconds, to spin before sleeping; 0 on one CPU without other kernels.
     fn spin(&self) -> u64;
 
+    /// Whether a signal handler has run in this thread since its call began: then it sleeps no more.
+    fn interrupted(&self) -> bool {
+        false
+    }
+
     /// Tells how a wait ended that was not over at once: how long it took in nanoseconds, and
     /// whether it came to a sleep. What [`Park::spin`] answers next may follow from it.
     fn waited(&self, took: u64, slept: bool) {

@@ -143,7 +143,8 @@ impl<'a, P: Platform> Patience<'a, P> {
                 let spin = now.saturating_add(self.r.mem().spin());
                 self.until = self.deadline.map_or(spin, |d| d.min(spin));
             }
-            if now >= self.until {
+            // The sleep after this notices the interruption too, and says so.
+            if now >= self.until || self.r.mem().interrupted() {
                 return false;
             }
         }

@@ -292,6 +292,10 @@ impl Park for Mapping {
         self.spin.budget()
     }
 
+    fn interrupted(&self) -> bool {
+        interrupt::interrupted()
+    }
+
     fn waited(&self, took: u64, slept: bool) {
         self.spin.learn(took, slept);
     }
