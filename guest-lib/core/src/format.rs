@@ -125,8 +125,11 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     if len > 1 << 38 {
         return Err(FormatError::NoRoom { tasks, len });
     }
-    let tasks = if tasks == 0 { (len / 8 / lane::STRIDE).clamp(16, 4096) } else { tasks };
-    let tasks = tasks.min(wake::MAX_LANES);
+    // An eighth of the region for lanes. Tasks have more than one thread, endpoints need lanes too.
+    let lanes = (len / 8 / lane::STRIDE).clamp(24, 5124);
+    let tasks = if tasks == 0 { (lanes - 4) / 5 * 4 } else { tasks };
+    let tasks = tasks.min((wake::MAX_LANES - 4) / 5 * 4);
+    let lanes = tasks + tasks / 4 + 4;
     let objects = (len / 8192).clamp(64, 32_000);
     let segs = (len / 32_768).clamp(64, 4096);
     let buckets = |n: u64| n.next_power_of_two();
@@ -143,8 +146,8 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     put(Table::Peers, peer::STRIDE, peer::COUNT, 4096);
     put(Table::Wake, wake::STRIDE, peer::COUNT, 128);
     put(Table::Tasks, task::STRIDE, tasks, 4096);
-    put(Table::Owners, 8, tasks, 4096);
-    put(Table::Lanes, lane::STRIDE, tasks, 4096);
+    put(Table::Owners, 8, lanes, 4096);
+    put(Table::Lanes, lane::STRIDE, lanes, 4096);
     put(Table::Segs, obj::STRIDE, segs, 4096);
     put(Table::Sets, obj::STRIDE, objects, 4096);
     put(Table::Queues, obj::STRIDE, objects, 4096);
