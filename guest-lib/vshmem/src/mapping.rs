@@ -111,6 +111,8 @@ impl Mapping {
         let mem = unsafe { MappedMem::new(span.base, span.len as u64) };
         let (tables, device) = (OnceLock::new(), AtomicI32::new(-1));
         let (spin, counted) = (Spin::new(spin), AtomicU64::new(0));
+        // Asked now, so that no signal handler has to.
+        spin.allow(processors(), false);
         Self { mem, span, link, module, device, file, me, tables, spin, counted }
     }
 
@@ -222,20 +224,13 @@ impl Mapping {
     }
 }
 
-/// Processors this thread may use.
+/// Processors there are, asked once. Not those this thread may use: its partner may use others.
 fn processors() -> u32 {
-    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
-    let size = std::mem::size_of::<libc::cpu_set_t>();
-    // SAFETY: `set` is `size` writable bytes.
-    let rc = unsafe { libc::sched_getaffinity(0, size, set.as_mut_ptr()) };
-    if rc != 0 {
-        // More processors than the set has room for.
-        return 2;
-    }
-    // SAFETY: zeroed before, filled by the call.
-    let set = unsafe { set.assume_init() };
-    // SAFETY: only reads the set.
-    u32::try_from(unsafe { libc::CPU_COUNT(&set) }).unwrap_or(1)
+    static ONLINE: OnceLock<u32> = OnceLock::new();
+    *ONLINE.get_or_init(|| {
+        // SAFETY: reads a number.
+        u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+    })
 }
 
 fn timespec(ns: u64) -> libc::timespec {
