@@ -230,10 +230,9 @@ pub fn regions(runtime_dir: &Path, args: &args::Format) -> anyhow::Result<()> {
     print(&table(&["REGION", "SIZE", "PEERS", "TASKS", "SOCKET"], &rows))
 }
 
-/// Whether tasks attach there: `vshmemd` has a socket of its own beside those of its regions.
+/// Whether tasks attach there: VMs and the daemon's holder have sockets of other names.
 fn is_attach_socket(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "sock")
-        && path.file_name() != Some("holder.sock".as_ref())
 }
 
 /// Looks at one region; what cannot be looked at is listed with the reason.

@@ -92,9 +92,16 @@ pub fn run(
     make_runtime_dir(&options.runtime_dir, private)?;
     let lock = Lock::take(&options.runtime_dir)?;
 
-    let mut daemon = Daemon::set_up(&options, signals, services)?;
+    let mut daemon = match Daemon::set_up(&options, signals, services) {
+        Ok(daemon) => daemon,
+        Err(e) => {
+            lock.remove();
+            return Err(e);
+        }
+    };
     if let Err(e) = daemon.begin().and_then(|()| ready()) {
         daemon.stop(End::Release);
+        lock.remove();
         return Err(e);
     }
     let end = daemon.serve(&options);
@@ -530,7 +537,7 @@ fn open_service(
         start,
         attach: attach.try_clone_to_owned()?,
     };
-    services.open(open).with_context(|| format!("region {}", region.name))
+    services.open(open).with_context(|| format!("region {} ({})", region.name, region.backing))
 }
 
 /// Whether the configuration still describes what the holder has.

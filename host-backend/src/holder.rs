@@ -4,7 +4,7 @@
 //! QEMU cannot reconnect to an ivshmem server, so its connection must never
 //! close: the holder, started by the first daemon and in a session of its own,
 //! has a duplicate of everything in the daemon's [`Vault`](crate::vault). It
-//! decides nothing. It answers one daemon at a time on `holder.sock` in the
+//! decides nothing. It answers one daemon at a time on `vshmemd.holder` in the
 //! runtime directory, each side checking that the other is of its own user.
 //!
 //! It leaves when told to (`vshmemd --shutdown`, or a daemon that stops for
@@ -31,7 +31,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The name of the holder's socket in the runtime directory.
-pub const SOCKET: &str = "holder.sock";
+pub const SOCKET: &str = "vshmemd.holder";
 
 /// What the first packet says, so that versions of this protocol never mix.
 const HELLO: u64 = u64::from_le_bytes(*b"vshmemh1");

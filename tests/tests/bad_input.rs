@@ -98,14 +98,12 @@ impl World {
         names
     }
 
-    /// Waits until nothing of this session runs and its directory is empty. The lock file of a
-    /// daemon stays as a name; the next one takes it over.
+    /// Waits until nothing of this session runs and its directory is empty.
     fn nothing_is_left(&self) {
         let until = Instant::now() + LIMIT;
         loop {
             let running: Vec<_> = self.session.processes().into_iter().map(describe).collect();
-            let mut files = self.left();
-            files.retain(|name| name != "vshmemd.lock");
+            let files = self.left();
             if running.is_empty() && files.is_empty() {
                 return;
             }
