@@ -288,15 +288,23 @@ fn big_segments_lie_as_in_the_file_modulo_two_megabytes() {
 #[test]
 fn when_all_lanes_are_taken_the_call_says_so() {
     let _w = watchdog();
-    // One lane is the endpoint's, one this thread's.
+    // A region for two tasks has six lanes: one is the endpoint's, one this thread's.
     let w = world(Manner::Good, 2);
     let s = Session::attach_to(&w.socket()).unwrap();
     let set = s.semaphores(Key::PRIVATE, 1, Flags::default().mode(0o600)).unwrap();
+    let called = std::sync::Barrier::new(5);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| set.value(0).map_err(|e| (e.errno(), e.to_string())));
-        let (errno, text) = other.join().unwrap().unwrap_err();
-        assert_eq!(errno, libc::ENOMEM);
-        assert!(text.starts_with("all 2 lanes of the region are taken"), "{text}");
+        let call = || {
+            let value = set.value(0).map_err(|e| (e.errno(), e.to_string()));
+            // Nobody gives its lane back before all have called.
+            called.wait();
+            value
+        };
+        let others: Vec<_> = (0..5).map(|_| scope.spawn(call)).collect();
+        let refused: Vec<_> = others.into_iter().filter_map(|t| t.join().unwrap().err()).collect();
+        let [(errno, text)] = &refused[..] else { panic!("{refused:?}") };
+        assert_eq!(*errno, libc::ENOMEM);
+        assert!(text.starts_with("all 6 lanes of the region are taken"), "{text}");
     });
 }
 
