@@ -14,6 +14,7 @@ use crate::{Caller, Errno, Error, Result, flag};
 use pass::Want;
 use vshmem_core::arena::{Pool, same_class, to_cell};
 use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
+use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Offset, Platform, Region, Txn};
 
@@ -190,13 +191,15 @@ pub fn recv<P: Platform>(
         return pass::copy(r, on, c, &object, buf, mtype, want);
     }
     let mut patience = Patience::new(r, deadline);
-    spin(r, &object, flags, &mut patience)?;
-    let mut slept = false;
+    let (mut wait, mut slept) = (false, false);
     let more = loop {
-        let queued = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags))?;
-        match queued {
+        // Before the look: what is appended after it changes the cell, if only its tag.
+        let tail = r.mem().load(object.at.plus(queue::TAIL), Ordering::Acquire)?;
+        let received = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags, wait))?;
+        match received {
             pass::Received::Yes(more) => break more,
             pass::Received::First => settle(r, on, &object)?,
+            pass::Received::Nothing => wait = !spin(r, &object, tail, &mut patience)?,
             pass::Received::Queued => {
                 slept = true;
                 match sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane())) {
@@ -224,20 +227,25 @@ pub fn recv<P: Platform>(
     Ok(((u64::from(high) << 32 | u64::from(low)) as i64, n))
 }
 
-/// Waits a bounded time for a queue that is empty and has no sleeping receiver to fill.
+/// Waits a bounded time, while no receiver sleeps, for something to be appended to the queue whose
+/// last message was `tail`; `false` if nothing was.
 fn spin<P: Platform>(
     r: &Region<P>,
     object: &Object,
-    flags: i32,
+    tail: u64,
     patience: &mut Patience<'_, P>,
-) -> Result<()> {
-    while flags & flag::IPC_NOWAIT == 0
-        && r.peek(object.at.plus(queue::QNUM))? == 0
-        && r.peek(object.at.plus(queue::RECV_HEAD))? == 0
+) -> Result<bool> {
+    while r.peek(object.at.plus(queue::RECV_HEAD))? == 0
         && r.peek(object.at.plus(obj::LIFE))? == object.life
-        && patience.turn()
-    {}
-    Ok(())
+    {
+        if r.mem().load(object.at.plus(queue::TAIL), Ordering::Acquire)? != tail {
+            return Ok(true);
+        }
+        if !patience.turn() {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 /// Checks read permission and locks the queue, inside a transaction.

@@ -226,16 +226,19 @@ pub(super) enum Received {
     Yes(bool),
     /// Others come first.
     First,
+    /// There is none, and the lane was not to be queued.
+    Nothing,
     Queued,
 }
 
-/// Takes a message from the queue into the lane, or queues the lane.
+/// Takes a message from the queue into the lane, or queues the lane if `wait` says so.
 pub(super) fn recv<P: Platform>(
     txn: &mut Txn<'_, P>,
     object: &Object,
     c: &Caller,
     want: Want,
     flags: i32,
+    wait: bool,
 ) -> Result<Received> {
     enter(txn, object, c, 0o444)?;
     if txn.get(object.at.plus(queue::DIRTY))? != 0 {
@@ -244,6 +247,9 @@ pub(super) fn recv<P: Platform>(
     let Some((before, block)) = select(txn, object, want)? else {
         if flags & flag::IPC_NOWAIT != 0 {
             return Err(Errno::ENOMSG.into());
+        }
+        if !wait {
+            return Ok(Received::Nothing);
         }
         let slot = txn.region().lane(txn.lane())?;
         wait_cells(txn, slot, want)?;
