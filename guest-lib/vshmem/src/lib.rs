@@ -56,3 +56,8 @@ pub use session::{Session, socket_from_environment, socket_of};
 pub use vshmem_core::{Region, layout::Limit};
 /// What the calls do: for those who need every detail of them.
 pub use vshmem_sysv as sysv;
+
+/// The README's example is compiled like any other.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
