@@ -10,8 +10,14 @@ use crate::cargo::quiet;
 pub const BUILD: &[&str] = &["build-essential", "util-linux"];
 
 /// What guests need: the machine, a kernel to boot and headers for the module.
-pub const GUESTS: &[&str] =
-    &["qemu-system-x86", "kmod", "busybox-static", "linux-image-amd64", "linux-headers-amd64"];
+pub const GUESTS: &[&str] = &[
+    "qemu-system-x86",
+    "kmod",
+    "xz-utils",
+    "busybox-static",
+    "linux-image-amd64",
+    "linux-headers-amd64",
+];
 
 fn installed(package: &str) -> bool {
     let output = Command::new("dpkg-query")

@@ -42,6 +42,9 @@ fn check() -> Result<Count> {
 }
 
 fn unit() -> Result<Count> {
+    // Some of these start QEMU and boot guests.
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::GUESTS)?;
     // Those with stages of their own are left to them.
     let mut all = cargo([
         "test",
