@@ -15,8 +15,9 @@
 //! peer's wake bitmap, then a doorbell. Setting a bit twice is setting it once, so the bitmap
 //! cannot overflow, and a waker that dies before its doorbell leaves the bit for the next one.
 
+use crate::format::Geometry;
 use crate::layout::{Table, lane, wake};
-use crate::mem::{Corrupt, Ordering, Platform, Woken};
+use crate::mem::{Corrupt, Mem, Ordering, Platform, Woken};
 use crate::region::Region;
 use crate::txn::LaneId;
 
@@ -40,6 +41,25 @@ pub enum Waited {
     Interrupted,
 }
 
+impl Geometry {
+    /// Leaves a wake for lane `id` in the bitmap of `peer`; a doorbell must follow.
+    ///
+    /// # Errors
+    /// There is no such peer or lane.
+    pub fn post_wake(&self, mem: &impl Mem, peer: u32, id: LaneId) -> Result<(), Corrupt> {
+        let (rows, lanes) = (self.tables[Table::Wake as usize], self.tables[Table::Lanes as usize]);
+        let row = rows.at.index(peer.into(), rows.stride);
+        if u64::from(peer) >= rows.count || u64::from(id.0) >= lanes.count {
+            return Err(Corrupt::new(row, "wake for a lane or peer that does not exist"));
+        }
+        let leaf = u64::from(id.0 / 64);
+        // Leaf before summary: the drainer reads them the other way round.
+        mem.fetch_or(row.plus(wake::SUMMARY * 8).index(leaf, 8), 1 << (id.0 % 64))?;
+        mem.fetch_or(row.index(leaf / 64, 8), 1 << (leaf % 64))?;
+        Ok(())
+    }
+}
+
 impl<P: Platform> Region<P> {
     /// Sleeps until the status of lane `id` is settled, or until `deadline`
     /// (nanoseconds of [`crate::mem::Park::now`]).
@@ -61,18 +81,12 @@ impl<P: Platform> Region<P> {
         }
     }
 
-    /// Leaves a wake for `lane` in the bitmap of `peer`; a doorbell must follow.
+    /// As [`Geometry::post_wake`], in this region.
     ///
     /// # Errors
     /// There is no such peer or lane.
     pub fn post_wake(&self, peer: u32, id: LaneId) -> Result<(), Corrupt> {
-        self.lane(id)?;
-        let row = self.element(Table::Wake, peer)?;
-        let leaf = u64::from(id.0 / 64);
-        // Leaf before summary: the drainer reads them the other way round.
-        self.mem().fetch_or(row.plus(wake::SUMMARY * 8).index(leaf, 8), 1 << (id.0 % 64))?;
-        self.mem().fetch_or(row.index(leaf / 64, 8), 1 << (leaf % 64))?;
-        Ok(())
+        self.geometry().post_wake(self.mem(), peer, id)
     }
 
     /// Takes every posted wake of `peer` and hands its lane to `f`.

@@ -15,10 +15,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering as Atomic};
 use std::sync::{Arc, OnceLock};
 use vshmem_core::format::Geometry;
-use vshmem_core::layout::{REGION_BASE, Table, lane, peer, wake};
+use vshmem_core::layout::{REGION_BASE, Table, lane, peer};
 use vshmem_core::mapped::MappedMem;
 use vshmem_core::mem::{Mem, Ordering, Park, Woken};
-use vshmem_core::{Corrupt, Offset};
+use vshmem_core::{Corrupt, LaneId, Offset};
 
 /// How often, at most, the processors and peers are counted again.
 const RECOUNT: u64 = 100_000_000;
@@ -146,18 +146,8 @@ impl Mapping {
     /// Leaves a wake for `id` in the bitmap of peer `to`, and rings there.
     fn wake_there(&self, id: u32, to: u32) -> Result<()> {
         let Some(geometry) = self.tables.get() else { return Ok(()) };
-        let place = |t: Table| geometry.tables[t as usize];
-        let (rows, peers) = (place(Table::Wake), place(Table::Peers));
-        if u64::from(id) >= place(Table::Lanes).count || u64::from(to) >= rows.count {
-            return Err(
-                Corrupt::new(peers.at, "wake for a lane or peer that does not exist").into()
-            );
-        }
-        // As `Region::post_wake`: leaf before summary, the drainer reads them the other way round.
-        let row = rows.at.index(to.into(), rows.stride);
-        let leaf = u64::from(id / 64);
-        self.mem.fetch_or(row.plus(wake::SUMMARY * 8).index(leaf, 8), 1 << (id % 64))?;
-        self.mem.fetch_or(row.index(leaf / 64, 8), 1 << (leaf % 64))?;
+        geometry.post_wake(&self.mem, to, LaneId(id))?;
+        let peers = geometry.tables[Table::Peers as usize];
         let there = peers.at.index(to.into(), peers.stride);
         let state = self.mem.load(there.plus(peer::STATE), Ordering::Acquire)? as u32;
         if self.module {
