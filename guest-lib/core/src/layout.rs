@@ -376,12 +376,8 @@ pub mod held {
     pub const SEMS: u32 = 4;
     /// An undo record not yet linked: freed.
     pub const UNDO: u32 = 5;
-    /// An attachment record not yet linked: freed.
-    pub const ATTACH: u32 = 6;
     /// Messages of a removed queue, linked: freed.
     pub const CHAIN: u32 = 7;
-    /// A page run taken for scrubbing (value: first page; for: pages): freed.
-    pub const SCRUB: u32 = 8;
 }
 
 /// Which list a wait slot is in.

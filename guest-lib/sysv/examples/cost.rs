@@ -100,6 +100,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         assert!(msg::send(&region, &mut on, &c, queue, 1, &text, 0, None).is_ok());
         assert!(msg::recv(&region, &mut on, &c, queue, &mut buf, 0, 0, None).is_ok());
     });
-    show("msgsnd and msgrcv, 8 bytes (four transactions)", message);
+    show("msgsnd and msgrcv, 8 bytes (three transactions)", message);
     Ok(())
 }

@@ -186,15 +186,13 @@ pub(crate) fn drop_held<P: Platform>(
                     if txn.get(slot.plus(lane::HELD_WHY))? != why || r.lane_owner(id)? != owner {
                         return Ok::<_, Error>(());
                     }
-                    let cell = txn.get(slot.plus(lane::HELD))?;
-                    let block = if why == held::SCRUB { Offset(0) } else { r.block(cell)? };
+                    let block = r.block(txn.get(slot.plus(lane::HELD))?)?;
                     match why {
                         held::SENDING => msg::free(txn, block)?,
                         held::SEMS => sem::free_block(txn, n, block)?,
                         held::UNDO => sem::free_undo(txn, n, block)?,
                         held::EXTENTS => return shm::free_extents(txn, slot).map(drop),
                         held::CHAIN => return msg::free_chain(txn, slot, BATCH),
-                        held::SCRUB => txn.free_run(cell, n)?,
                         _ => {
                             let what = "lane holds something of no known kind";
                             return Err(vshmem_core::Corrupt::new(slot, what).into());
