@@ -16,7 +16,6 @@
 //!                   └─ an id without bit 30: the system call
 //! ```
 
-mod abi;
 mod alloc;
 mod ftok;
 mod global;
@@ -28,6 +27,8 @@ mod process;
 mod sem;
 mod shm;
 mod signal;
+
+use vshmem::abi;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Lockless = alloc::Lockless::new();

@@ -30,6 +30,7 @@
 //!  Mapping: Mem + Park    link: the endpoint's socket, descriptors, doorbells
 //! ```
 
+pub mod abi;
 mod credentials;
 mod error;
 mod fd;

@@ -1,7 +1,10 @@
 //! The structures of `<sys/ipc.h>`, `<sys/shm.h>`, `<sys/sem.h>` and `<sys/msg.h>`, as 64-bit glibc
-//! and the kernel have them.
+//! and the kernel have them: for whoever serves calls that C programs make.
+//!
+//! What the fields mean, the manual pages say.
+#![allow(missing_docs, reason = "named as in <sys/ipc.h> and its relatives, without the prefix")]
 
-use vshmem::sysv;
+use vshmem_sysv as sysv;
 
 /// `struct ipc_perm`.
 #[derive(Clone, Copy, Default)]
