@@ -183,6 +183,7 @@ pub fn tasks(runtime_dir: &Path, args: &args::List) -> anyhow::Result<()> {
 struct Region {
     name: Option<String>,
     socket: PathBuf,
+    number: Option<u32>,
     size: Option<u64>,
     peers: Option<usize>,
     tasks: Option<usize>,
@@ -217,6 +218,7 @@ pub fn regions(runtime_dir: &Path, args: &args::Format) -> anyhow::Result<()> {
     let row = |r: &Region| {
         vec![
             r.name.clone().unwrap_or_else(|| "-".to_owned()),
+            r.number.map_or_else(|| "-".to_owned(), |n| n.to_string()),
             r.size.map_or_else(|| "-".to_owned(), |s| format!("{}M", s >> 20)),
             number(r.peers),
             number(r.tasks),
@@ -227,7 +229,7 @@ pub fn regions(runtime_dir: &Path, args: &args::Format) -> anyhow::Result<()> {
         ]
     };
     let rows: Vec<_> = regions.iter().map(row).collect();
-    print(&table(&["REGION", "SIZE", "PEERS", "TASKS", "SOCKET"], &rows))
+    print(&table(&["REGION", "NUMBER", "SIZE", "PEERS", "TASKS", "SOCKET"], &rows))
 }
 
 /// Whether tasks attach there: VMs and the daemon's holder have sockets of other names.
@@ -237,16 +239,17 @@ fn is_attach_socket(path: &Path) -> bool {
 
 /// Looks at one region; what cannot be looked at is listed with the reason.
 fn region(socket: PathBuf) -> Region {
-    let look = || -> anyhow::Result<(String, u64, usize, usize)> {
+    let look = || -> anyhow::Result<(String, u32, u64, usize, usize)> {
         let session = Session::attach_to(&socket)?;
         Ok(session.call(|r, _, _| {
             let size = r.geometry().len + REGION_BASE;
-            Ok((plain(&r.name()?), size, r.peers()?.len(), r.tasks()?.len()))
+            Ok((plain(&r.name()?), r.number(), size, r.peers()?.len(), r.tasks()?.len()))
         })?)
     };
     match look() {
-        Ok((name, size, peers, tasks)) => Region {
+        Ok((name, number, size, peers, tasks)) => Region {
             name: Some(name),
+            number: Some(number),
             size: Some(size),
             peers: Some(peers),
             tasks: Some(tasks),
@@ -255,7 +258,8 @@ fn region(socket: PathBuf) -> Region {
         },
         Err(e) => {
             let problem = Some(format!("{e:#}"));
-            Region { name: None, size: None, peers: None, tasks: None, problem, socket }
+            let (number, size) = (None, None);
+            Region { name: None, number, size, peers: None, tasks: None, problem, socket }
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+use vshmem_core::layout::MAX_NUMBER;
 
 /// The smallest region.
 pub const MIN_REGION: u64 = 16 << 20;
@@ -102,6 +103,8 @@ pub struct Region {
     pub name: RegionName,
     /// Bytes: a power of two.
     pub size: u64,
+    /// What its ids carry; different for regions that one program uses.
+    pub number: u32,
     /// What is in it.
     pub contents: Contents,
     /// What its memory is made of.
@@ -299,6 +302,21 @@ impl<'de> Deserialize<'de> for Vectors {
     }
 }
 
+#[derive(Clone, Copy, Default)]
+struct Number(u32);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        let n = i64::deserialize(de)?;
+        match u32::try_from(n) {
+            Ok(v @ 0..=MAX_NUMBER) => Ok(Self(v)),
+            _ => Err(de::Error::custom(format!(
+                "number = {n}: 0 to {MAX_NUMBER}, different ones for regions that one program uses"
+            ))),
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct MaxVms(u16);
 
@@ -335,6 +353,7 @@ struct RawConfig {
 struct RawRegion {
     name: Spanned<RegionName>,
     size: Size,
+    number: Option<Spanned<Number>>,
     #[serde(default)]
     contents: Contents,
     #[serde(default)]
@@ -402,6 +421,12 @@ impl Config {
                 let what = format!("region {name} needs at least 2 vectors: wake and control");
                 return Err(at(name_at, what));
             }
+            if let Some(number) = &region.number
+                && region.contents == Contents::Raw
+            {
+                let what = format!("region {name} is raw and has no ids: drop its number");
+                return Err(at(number.span().start, what));
+            }
             let path_at = region.path.as_ref().map(|p| p.span().start);
             let file = region.path.map(Spanned::into_inner);
             if let (Some(p), Some(offset)) = (&file, path_at) {
@@ -432,6 +457,7 @@ impl Config {
             regions.push(Region {
                 name,
                 size: region.size.0,
+                number: region.number.map_or(0, |n| n.into_inner().0),
                 contents: region.contents,
                 backing,
                 prealloc: region.prealloc,
@@ -458,6 +484,7 @@ impl Config {
             regions: vec![Region {
                 name: RegionName("default".into()),
                 size: 1 << 30,
+                number: 0,
                 contents: Contents::Vshmem,
                 backing: Backing::Memfd,
                 prealloc: false,
@@ -506,6 +533,7 @@ mod tests {
             [[region]]
             name = "b"
             size = 16777216
+            number = 7
             backing = "file"
             path = "/dev/shm/b"
             vectors = 4
@@ -517,6 +545,7 @@ mod tests {
         .unwrap();
         assert_eq!(c.daemon.on_sigterm, OnSigterm::Keep);
         assert_eq!(c.regions[0].size, 256 << 20);
+        assert_eq!((c.regions[0].number, c.regions[1].number), (0, 7));
         assert_eq!(c.regions[0].vectors, 2);
         assert_eq!(c.regions[1].backing, Backing::File("/dev/shm/b".into()));
         assert_eq!(c.regions[1].limits.tasks, Some(64));
@@ -532,6 +561,13 @@ mod tests {
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 257\n", 4, "1 to 256");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 0\n", 4, "1 to 256");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nvectors = 1\n", 2, "at least 2");
+        refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nnumber = 8\n", 4, "0 to 7");
+        refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nnumber = -1\n", 4, "0 to 7");
+        refused(
+            "[[region]]\nname = \"a\"\nnumber = 1\nsize = \"16M\"\ncontents = \"raw\"\n",
+            3,
+            "no ids",
+        );
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\ncolour = 1\n", 4, "unknown field");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\npath = \"/x\"\n", 4, "no path");
         refused("[[region]]\nname = \"a\"\nsize = \"16M\"\nbacking = \"file\"\n", 2, "a path");

@@ -46,6 +46,15 @@ impl Services for Endpoints {
                 other => other?,
             },
         };
+        if region.number() != config.number {
+            // Ids that programs hold name it.
+            warn!(
+                region = %config.name,
+                number = region.number(),
+                configured = config.number,
+                "the region keeps its number until it is made anew"
+            );
+        }
         let mut endpoint = Endpoint::open(Setup {
             region,
             peer: 0,
@@ -77,6 +86,7 @@ fn spec(config: &Config) -> Result<Spec, FormatError> {
     let mut spec = Spec::for_file(config.name.as_str(), config.size)?;
     let Limits { shmmni, semmni, semmsl, semopm, msgmni, msgmax, msgmnb, tasks, .. } =
         config.limits;
+    spec.number = config.number;
     spec.tasks = tasks.map_or(0, u64::from);
     let limits = [
         (Limit::Shmmni, shmmni),

@@ -1,8 +1,8 @@
 //! Laying a region out, and checking one that somebody else laid out.
 
 use crate::layout::{
-    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE, TABLES,
-    Table, VERSION, lane, obj, peer, sb, task, wake,
+    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE,
+    TABLES, Table, VERSION, lane, obj, peer, sb, task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -24,6 +24,8 @@ pub struct Geometry {
     pub tables: [Place; TABLES],
     /// Bytes of the region.
     pub len: u64,
+    /// The region's number.
+    pub number: u32,
 }
 
 /// Why memory is no region this code can use.
@@ -65,6 +67,11 @@ pub enum FormatError {
     /// A name no region can have.
     #[error("region name {0:?}: use 1 to 32 of a-z, 0-9, '-' and '_'")]
     Name(String),
+    /// A number no region can have.
+    #[error(
+        "region number {0}: use 0 to {MAX_NUMBER}, different ones for regions that one program uses"
+    )]
+    Number(u32),
     /// The tables do not fit.
     #[error(
         "tables for {tasks} tasks leave no pages in {len} bytes: configure fewer tasks or a larger region"
@@ -87,6 +94,8 @@ pub struct Spec {
     pub name: String,
     /// Its bytes, without [`REGION_BASE`].
     pub len: u64,
+    /// Its number: regions that one process uses have different ones.
+    pub number: u32,
     /// Tasks (and lanes) at once; 0 chooses by size.
     pub tasks: u64,
     /// Limits other than the default.
@@ -97,7 +106,7 @@ impl Spec {
     /// A region called `name` of `len` bytes with everything else as Linux has it.
     #[must_use]
     pub fn new(name: &str, len: u64) -> Self {
-        Self { name: name.to_owned(), len, tasks: 0, limits: Vec::new() }
+        Self { name: name.to_owned(), len, number: 0, tasks: 0, limits: Vec::new() }
     }
 
     /// The same for a region file of `size` bytes.
@@ -166,7 +175,7 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     }
     tables[Table::Pages as usize] =
         Place { at: Offset(first * PAGE), stride: PAGE, count: all_pages - first };
-    Ok(Geometry { tables, len })
+    Ok(Geometry { tables, len, number: 0 })
 }
 
 fn defaults(geometry: &Geometry) -> [(Limit, u32); LIMITS] {
@@ -194,13 +203,17 @@ pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatErro
     if mem.len() < spec.len {
         return Err(FormatError::Truncated { have: mem.len(), need: spec.len });
     }
-    let geometry = lay_out(spec.len, spec.tasks)?;
+    if spec.number > MAX_NUMBER {
+        return Err(FormatError::Number(spec.number));
+    }
+    let geometry = Geometry { number: spec.number, ..lay_out(spec.len, spec.tasks)? };
     let put = |at: u64, value: u64| mem.store(Offset(at), value, Ordering::Relaxed);
     put(sb::VERSION, u64::from(PAGE_SHIFT) << 32 | u64::from(VERSION))?;
     put(sb::COMPAT, 0)?;
     put(sb::RO_COMPAT, 0)?;
     put(sb::INCOMPAT, 0)?;
     put(sb::LEN, spec.len)?;
+    put(sb::NUMBER, spec.number.into())?;
     mem.write_bytes(Offset(sb::NAME), spec.name.as_bytes())?;
     for (i, place) in geometry.tables.iter().enumerate() {
         let at = sb::TABLES + i as u64 * 24;
@@ -246,6 +259,9 @@ pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
     if len > mem.len() {
         return Err(FormatError::Truncated { have: mem.len(), need: len });
     }
+    let number = u32::try_from(get(sb::NUMBER)?).ok().filter(|n| *n <= MAX_NUMBER);
+    let number =
+        number.ok_or_else(|| Corrupt::new(Offset(sb::NUMBER), "no region has such a number"))?;
     let mut tables = [Place::default(); TABLES];
     for (i, place) in tables.iter_mut().enumerate() {
         let at = sb::TABLES + i as u64 * 24;
@@ -257,7 +273,7 @@ pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
         .map_err(|_| Corrupt::new(Offset(sb::TABLES), "table sizes do not fit the region"))?;
     if let Some(i) = (0..TABLES).find(|i| tables[*i] != expected.tables[*i]) {
         let at = Offset(sb::TABLES + i as u64 * 24);
-        return Err(Corrupt::new(at, "a table is not where format version 1 has it").into());
+        return Err(Corrupt::new(at, "a table is not where format version 2 has it").into());
     }
-    Ok(expected)
+    Ok(Geometry { number, ..expected })
 }

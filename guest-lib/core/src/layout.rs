@@ -1,4 +1,4 @@
-//! Every byte of region format version 1, as constants.
+//! Every byte of region format version 2, as constants.
 //!
 //! `docs/region-format.md` tells the same in prose. All mutable state is in 64-bit words. Most are
 //! *cells*: a 32-bit value in the low half (which is also the futex word) and a tag in the high
@@ -12,7 +12,10 @@ pub const REGION_BASE: u64 = 2 << 20;
 /// The committing word of a formatted region: `VSHMEM` and a line end, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"VSHMEM\r\n");
 /// The format's version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Highest number of a region: ids have three bits for it, by which a process that uses several
+/// regions tells whose object an id names.
+pub const MAX_NUMBER: u32 = 7;
 /// Smallest region file: base, tables and something to hand out.
 pub const MIN_FILE: u64 = 16 << 20;
 /// A page of a segment, as a shift.
@@ -73,6 +76,8 @@ pub mod sb {
     pub const INCOMPAT: u64 = 0x020;
     /// Bytes of the region (the file less [`super::REGION_BASE`]).
     pub const LEN: u64 = 0x028;
+    /// Word: the region's number, which its ids carry; at most [`super::MAX_NUMBER`].
+    pub const NUMBER: u64 = 0x030;
     /// 64 bytes, the region's name, zero-padded UTF-8.
     pub const NAME: u64 = 0x040;
     /// [`super::Table`] entries of {offset, stride, count}.
@@ -400,8 +405,9 @@ pub mod obj {
     pub const LIFE: u64 = 0x08;
     /// Cell: key.
     pub const KEY: u64 = 0x10;
-    /// Cell: next object of the same hash bucket, index + 1.
-    pub const NEXT: u64 = 0x18;
+    /// Cell: the peer it was withdrawn to, index + 1; 0 while everybody may use it. On the first
+    /// line, which every operation reads.
+    pub const ONLY: u64 = 0x18;
     /// Cell: mode.
     pub const MODE: u64 = 0x20;
     /// Cell: owner.
@@ -420,6 +426,8 @@ pub mod obj {
     pub const TYPE: u64 = 0x58;
     /// Cell: block with a long name, 0 for System V objects.
     pub const NAME: u64 = 0x60;
+    /// Cell: next object of the same hash bucket, index + 1.
+    pub const NEXT: u64 = 0x68;
     /// Bytes per object.
     pub const STRIDE: u64 = 0x100;
     /// No object.

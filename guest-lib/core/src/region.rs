@@ -106,6 +106,11 @@ impl<P: Platform> Region<P> {
         &self.geometry
     }
 
+    /// Its number, which its ids carry.
+    pub fn number(&self) -> u32 {
+        self.geometry.number
+    }
+
     /// Its name.
     ///
     /// # Errors

@@ -19,5 +19,5 @@ pub mod shm;
 mod waiters;
 
 pub use error::{Errno, Error, Result};
-pub use object::{Caller, ID_BIT, Perm, flag};
+pub use object::{Caller, ID_BIT, Perm, flag, number_of};
 pub use waiters::abandon;

@@ -49,7 +49,7 @@ pub fn get<P: Platform>(
             Ok(())
         };
         Ok(match get.create(txn, c, Limit::Msgmni, |_, _| Ok(true), fill)? {
-            Ok(object) => object.id(),
+            Ok(object) => object.id(r),
             Err(id) => id,
         })
     })

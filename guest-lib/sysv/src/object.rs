@@ -2,7 +2,7 @@
 
 use crate::{Errno, Result};
 use vshmem_core::arena::to_cell;
-use vshmem_core::layout::{Limit, Table, dir, held, lane, obj, task};
+use vshmem_core::layout::{Limit, MAX_NUMBER, Table, dir, held, lane, obj, task};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
@@ -11,7 +11,24 @@ use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 /// objects must not be mistaken for one another.
 pub const ID_BIT: i32 = 1 << 30;
 const INDEX_BITS: u32 = 15;
-const SEQ_MASK: u32 = 0x7fff;
+const SEQ_BITS: u32 = 12;
+const NUMBER_SHIFT: u32 = INDEX_BITS + SEQ_BITS;
+/// A life's sequence is longer than what the id shows of it: its end is not met again after 4096
+/// rounds.
+const SEQ_MASK: u32 = u32::MAX >> 2;
+
+/// Which region an id of ours is of.
+#[inline]
+#[must_use]
+pub const fn number_of(id: i32) -> u32 {
+    id as u32 >> NUMBER_SHIFT & MAX_NUMBER
+}
+
+/// What all ids of region `r` have above their sequence.
+#[inline]
+fn prefix<P: Platform>(r: &Region<P>) -> u32 {
+    (ID_BIT as u32 >> NUMBER_SHIFT) | r.number()
+}
 /// Indices cycle through at least this many before one is used again (Linux: `ipc_min_cycle`).
 const MIN_CYCLE: u32 = 64;
 
@@ -79,7 +96,7 @@ pub struct Perm {
     pub cgid: u32,
     /// Mode and kind-specific flags.
     pub mode: u32,
-    /// Sequence number of the id.
+    /// The id without its index, as the kernel's `__seq` has it.
     pub seq: u32,
 }
 
@@ -92,25 +109,26 @@ pub(crate) struct Object {
     pub life: u32,
 }
 
-pub(crate) fn id_of(index: u32, life: u32) -> i32 {
-    ID_BIT | ((life >> 2 & SEQ_MASK) << INDEX_BITS) as i32 | index as i32
+pub(crate) fn id_of<P: Platform>(r: &Region<P>, index: u32, life: u32) -> i32 {
+    let seq = life >> 2 & ((1 << SEQ_BITS) - 1);
+    (prefix(r) << NUMBER_SHIFT | seq << INDEX_BITS | index) as i32
 }
 
 /// Where what `id` names would be, and the life it must have, be it there or not.
 fn decode<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<(Offset, u32, u32)> {
-    if id & ID_BIT == 0 || id < 0 {
+    if id as u32 >> NUMBER_SHIFT != prefix(r) {
         return Err(Errno::EINVAL.into());
     }
     let index = id as u32 & ((1 << INDEX_BITS) - 1);
     let at = r.object(kind, index).map_err(|_| Errno::EINVAL)?;
-    Ok((at, index, id as u32 >> INDEX_BITS & SEQ_MASK))
+    Ok((at, index, id as u32 >> INDEX_BITS))
 }
 
 /// The live (or, for segments, doomed) object that `id` names.
 pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<Object> {
     let (at, index, seq) = decode(r, kind, id)?;
     let life = r.peek(at.plus(obj::LIFE))?;
-    if life >> 2 == seq && life & 3 != obj::FREE {
+    if (life >> 2 ^ seq) & ((1 << SEQ_BITS) - 1) == 0 && life & 3 != obj::FREE {
         Ok(Object { index, at, life })
     } else {
         Err(Errno::EINVAL.into())
@@ -139,8 +157,8 @@ impl Object {
         }
     }
 
-    pub fn id(&self) -> i32 {
-        id_of(self.index, self.life)
+    pub fn id<P: Platform>(&self, r: &Region<P>) -> i32 {
+        id_of(r, self.index, self.life)
     }
 }
 
@@ -177,7 +195,7 @@ pub(crate) fn perm<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<Per
         cuid: cell(obj::CUID)?,
         cgid: cell(obj::CGID)?,
         mode: cell(obj::MODE)?,
-        seq: object.life >> 2,
+        seq: object.id(txn.region()) as u32 >> INDEX_BITS,
     })
 }
 
@@ -269,7 +287,7 @@ impl Get {
             return Err(Errno::EINVAL.into());
         }
         permit(txn.region(), c, found.at, self.flags as u32 & 0o777)?;
-        Ok(Some(found.id()))
+        Ok(Some(found.id(txn.region())))
     }
 
     /// Enters a new object, unless somebody was faster: `Err(id)` inside then. `fill` writes the
@@ -311,6 +329,7 @@ impl Get {
         let now = r.mem().seconds();
         for (cell, value) in [
             (obj::KEY, self.key as u32),
+            (obj::ONLY, 0),
             (obj::MODE, self.flags as u32 & 0o777),
             (obj::UID, c.uid),
             (obj::GID, c.gid),

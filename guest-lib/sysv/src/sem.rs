@@ -186,7 +186,7 @@ pub fn get<P: Platform>(
         match get.create(txn, c, Limit::Semmni, fits, fill) {
             Ok(Ok(object)) => {
                 Held::clear(txn, held::SEMS, block)?;
-                Ok(Ok(object.id()))
+                Ok(Ok(object.id(r)))
             }
             // Somebody was faster, or there is no room: the block goes back in the same step.
             Ok(Err(id)) => give_back(txn, nsems, block).map(|()| Ok(id)),

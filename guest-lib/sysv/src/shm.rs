@@ -162,7 +162,7 @@ pub fn get<P: Platform>(
             match get.create(txn, c, Limit::Shmmni, fits, fill)? {
                 Ok(object) => {
                     Held::clear(txn, held::EXTENTS, list)?;
-                    Ok::<_, Error>(object.id())
+                    Ok::<_, Error>(object.id(r))
                 }
                 Err(id) => Ok(id),
             }
@@ -468,7 +468,7 @@ pub fn stat_index<P: Platform>(
         lock(txn, &object)?;
         seg_stat(txn, &object, c)
     })?;
-    Ok((object.id(), stat))
+    Ok((object.id(r), stat))
 }
 
 /// `IPC_SET`.

@@ -646,7 +646,7 @@ fn pairwise(reap_first: bool) {
                     for i in vshmem_sysv::object::indices(&r, kind).unwrap() {
                         let at = r.object(kind, i).unwrap();
                         let id = (1 << 30)
-                            | ((r.peek(at.plus(obj::LIFE)).unwrap() >> 2) << 15) as i32
+                            | ((r.peek(at.plus(obj::LIFE)).unwrap() >> 2 & 0xfff) << 15) as i32
                             | i as i32;
                         if kind == Kind::Queue
                             && let Err(x) = msg::verify(&r, &mut l, i)

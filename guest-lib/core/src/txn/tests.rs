@@ -9,7 +9,7 @@ fn bare<P: Platform>(mem: P, lanes: u64) -> Region<P> {
     let mut tables = [Place::default(); TABLES];
     tables[Table::Owners as usize] = Place { at: Offset(64), stride: 8, count: lanes };
     tables[Table::Lanes as usize] = Place { at: Offset(128), stride: lane::STRIDE, count: lanes };
-    Region::with_geometry(mem, Geometry { tables, len: size(lanes) })
+    Region::with_geometry(mem, Geometry { tables, len: size(lanes), number: 0 })
 }
 
 fn size(lanes: u64) -> u64 {

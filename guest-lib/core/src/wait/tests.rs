@@ -10,7 +10,7 @@ fn bare(mem: HeapMem) -> Region<HeapMem> {
     let mut tables = [Place::default(); TABLES];
     tables[Table::Wake as usize] = Place { at: Offset(0), stride: ROW, count: 2 };
     tables[Table::Lanes as usize] = Place { at: Offset(2 * ROW), stride: lane::STRIDE, count: 2 };
-    Region::with_geometry(mem, Geometry { tables, len: LEN })
+    Region::with_geometry(mem, Geometry { tables, len: LEN, number: 0 })
 }
 
 /// Small rows: the model checker pays for every word.

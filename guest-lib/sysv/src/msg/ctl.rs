@@ -102,7 +102,7 @@ pub fn stat_index<P: Platform>(
     if !any {
         permit(r, c, object.at, 0o444)?;
     }
-    Ok((object.id(), stat_of(r, on, c, &object)?))
+    Ok((object.id(r), stat_of(r, on, c, &object)?))
 }
 
 fn stat_of<P: Platform>(

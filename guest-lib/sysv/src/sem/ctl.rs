@@ -95,7 +95,7 @@ pub fn stat_index<P: Platform>(
     if !any {
         permit(r, c, object.at, 0o444)?;
     }
-    Ok((object.id(), stat_of(r, on, &object)?))
+    Ok((object.id(r), stat_of(r, on, &object)?))
 }
 
 fn stat_of<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<SetStat> {

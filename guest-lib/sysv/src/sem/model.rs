@@ -21,7 +21,7 @@ fn region(mem: HeapMem) -> Region<HeapMem> {
     tables[Table::Sets as usize] = Place { at: SET, stride: obj::STRIDE, count: 1 };
     tables[Table::Pages as usize] = Place { at: SEMS, stride: 64, count: 2 };
     tables[Table::Lanes as usize] = Place { at: LANES, stride: lane::STRIDE, count: 2 };
-    Region::with_geometry(mem, Geometry { tables, len: LEN })
+    Region::with_geometry(mem, Geometry { tables, len: LEN, number: 0 })
 }
 
 fn memory(value: u64) -> HeapMem {
@@ -60,7 +60,7 @@ macro_rules! ops {
 
 /// `semop` as the library calls it.
 fn semop(r: &Region<HeapMem>, i: u32, ops: &[SemBuf]) {
-    let (c, id) = (caller(i + 1), id_of(0, obj::LIVE));
+    let (c, id) = (caller(i + 1), id_of(r, 0, obj::LIVE));
     if let [single] = ops
         && let Some(done) = op_fast(r, &c, id, *single)
     {
