@@ -11,6 +11,7 @@
 //! | [`Op::Hello`] | – (first on the child's connection) | – | task, peer | – |
 //! | [`Op::Ring`] | a peer's index | – | yes | that peer's wake eventfd |
 //! | [`Op::Reap`] | a task index, incarnation: its process is dead | – | once reaped | – |
+//! | [`Op::Keep`] | – | a pidfd of another process | task, peer | – |
 
 /// Bytes of a request.
 pub const REQUEST: usize = 32;
@@ -35,6 +36,8 @@ pub enum Op {
     Ring = 4,
     /// Reap a task whose death the caller has seen.
     Reap = 5,
+    /// Make another process a task, whose calls the asking task will make in its stead.
+    Keep = 6,
 }
 
 /// How a region is mapped and how its sleepers are woken.
@@ -141,6 +144,7 @@ impl Request {
             3 => Op::Hello,
             4 => Op::Ring,
             5 => Op::Reap,
+            6 => Op::Keep,
             n => return Err(BadMessage::Field { field: "operation", value: n.into() }),
         };
         Ok(Self { op, a: u64_at(bytes, 16), b: u64_at(bytes, 24) })

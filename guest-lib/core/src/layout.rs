@@ -291,6 +291,9 @@ pub mod task {
     pub const COMM: u64 = 0x40;
     /// Cell: the oldest version this task pins (for snapshots; 0 = none).
     pub const PIN: u64 = 0x50;
+    /// Word: the task that makes this one's calls, as in an owner word; 0 for none. Only when that
+    /// one has let go, or is reaped itself, is this one reaped: its waits are in the other's lanes.
+    pub const KEEPER: u64 = 0x58;
     /// Bytes per task.
     pub const STRIDE: u64 = 0x80;
     /// Nobody.

@@ -127,6 +127,8 @@ pub struct Task {
     pub uid: u32,
     /// Its command name.
     pub comm: String,
+    /// The task that makes its calls, if that is another.
+    pub keeper: Option<TaskId>,
 }
 
 /// What a new task is.
@@ -278,6 +280,7 @@ impl<P: Platform> Region<P> {
             if let Some(id) = got {
                 // For listings and restarts only, so outside the step.
                 self.mem().store(at.plus(task::START), new.start, Ordering::Release)?;
+                self.mem().store(at.plus(task::KEEPER), 0, Ordering::Release)?;
                 self.put_text(at.plus(task::COMM), new.comm, 16)?;
                 return Ok(Some(id));
             }
@@ -309,6 +312,15 @@ impl<P: Platform> Region<P> {
         self.set_task_state(id, task::LIVE)
     }
 
+    /// Notes who makes the calls of task `id`.
+    ///
+    /// # Errors
+    /// There is no such task.
+    pub fn set_keeper(&self, id: TaskId, keeper: TaskId) -> Result<(), Corrupt> {
+        let at = self.element(Table::Tasks, id.index)?.plus(task::KEEPER);
+        self.mem().store(at, Owner::Task(keeper).word(), Ordering::Release)
+    }
+
     /// The task in slot `index`; `None` where it is free.
     ///
     /// # Errors
@@ -327,6 +339,12 @@ impl<P: Platform> Region<P> {
             start: self.mem().load(at.plus(task::START), Ordering::Acquire)?,
             uid: self.peek(at.plus(task::UID))?,
             comm: self.text(at.plus(task::COMM), 16).unwrap_or_else(|_| "?".to_owned()),
+            keeper: match Owner::from_word(
+                self.mem().load(at.plus(task::KEEPER), Ordering::Acquire)?,
+            ) {
+                Some(Owner::Task(keeper)) => Some(keeper),
+                _ => None,
+            },
         }))
     }
 

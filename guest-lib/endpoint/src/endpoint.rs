@@ -116,6 +116,8 @@ pub struct Endpoint {
     pub(crate) tasks: HashMap<u64, Watched>,
     /// Children that were announced to the endpoint before this one.
     pub(crate) orphans: Vec<TaskId>,
+    /// Dead tasks that their keepers, who live, will reap.
+    pub(crate) left: Vec<(TaskId, TaskId)>,
     /// Ticks until they are looked at again; 0 = none.
     pub(crate) grace: u32,
 }
@@ -164,6 +166,7 @@ impl Endpoint {
             connections: HashMap::new(),
             tasks: HashMap::new(),
             orphans: Vec::new(),
+            left: Vec::new(),
             grace: 0,
         };
         endpoint
@@ -313,6 +316,7 @@ impl Endpoint {
                 self.adopt_orphans();
             }
         }
+        self.forget_settled();
         self.reap_dead_peers();
         self.rescan();
     }

@@ -48,6 +48,7 @@ impl Endpoint {
                 index()?;
                 self.fork(parent, id, packet.fds)
             }
+            (Op::Keep, Role::Task(keeper)) => self.keep(keeper, sender, packet.fds),
             (Op::Ring, Role::Task(_)) => self.doorbell(index()?),
             (Op::Reap, Role::Task(_)) => {
                 index()?;
@@ -98,7 +99,7 @@ impl Endpoint {
         let process = process.ok_or_else(gone)?;
         let task = match self.known(&process) {
             Some(task) => self.attach_again(token, task)?,
-            None => self.enter_task(process, who.uid)?,
+            None => self.enter_task(process, who.uid, None)?,
         };
         if let Some(connection) = self.connections.get_mut(&token) {
             connection.role = Role::Task(task);
@@ -147,7 +148,12 @@ impl Endpoint {
         self.connections.values().any(open)
     }
 
-    fn enter_task(&mut self, process: Process, uid: u32) -> Result<u64, Refusal> {
+    fn enter_task(
+        &mut self,
+        process: Process,
+        uid: u32,
+        keeper: Option<TaskId>,
+    ) -> Result<u64, Refusal> {
         self.check_quota(uid, Errno::DQUOT)?;
         let comm = sys::command(process.pid);
         let new = NewTask {
@@ -166,7 +172,55 @@ impl Endpoint {
             );
             Refusal::new(Errno::NOSPC, text)
         })?;
-        self.watch(Watched { id, process, uid }).map_err(system("watch the caller"))
+        self.watch(Watched { id, process, uid, keeper }).map_err(system("watch the caller"))
+    }
+
+    /// A task will make the calls of another process, which is made a task if it is none.
+    ///
+    /// Whoever could trace that process could as well make it do what it likes: the same rule.
+    fn keep(
+        &mut self,
+        keeper: u64,
+        sender: Credentials,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        let keeper = self.tasks.get(&keeper).ok_or_else(gone)?;
+        if sender.pid != keeper.process.pid {
+            let text = format!("process {} uses a connection of another", sender.pid);
+            return Err(Refusal::new(Errno::PERM, text));
+        }
+        let keeper = keeper.id;
+        let mut fds = fds.into_iter();
+        let (Some(pidfd), None) = (fds.next(), fds.next()) else {
+            return Err(Refusal::new(Errno::INVAL, "one pidfd must come with this request"));
+        };
+        let pid = sys::pid_of(&pidfd).ok_or_else(|| {
+            Refusal::new(Errno::INVAL, "what came is no pidfd of a living process of this kernel")
+        })?;
+        let process = Process::find(pid, Some(pidfd)).map_err(system("watch the process"))?;
+        let process = process.ok_or_else(|| Refusal::new(Errno::SRCH, "it has ended"))?;
+        let uids = sys::uids(pid).ok_or_else(|| Refusal::new(Errno::SRCH, "it has ended"))?;
+        if sender.uid != 0 && uids != [sender.uid; 3] {
+            let text = format!("process {pid} is not of uid {}", sender.uid);
+            return Err(Refusal::new(Errno::PERM, text));
+        }
+        let task = match self.known(&process) {
+            Some(token) => {
+                let before = self.tasks.get(&token).and_then(|t| t.keeper);
+                if before.is_some_and(|k| k != keeper && self.tasks.values().any(|t| t.id == k)) {
+                    let text = format!("somebody else makes the calls of process {pid}");
+                    return Err(Refusal::new(Errno::BUSY, text));
+                }
+                if let Some(task) = self.tasks.get_mut(&token) {
+                    task.keeper = Some(keeper);
+                }
+                token
+            }
+            None => self.enter_task(process, uids[1], Some(keeper))?,
+        };
+        let id = self.tasks.get(&task).map(|t| t.id).ok_or_else(gone)?;
+        self.region.set_keeper(id, keeper)?;
+        Ok(self.identity(id).into())
     }
 
     /// One user cannot take all slots.
@@ -279,7 +333,7 @@ impl Endpoint {
         if !self.region.name_task(id, process.pid, process.start)? {
             return Err(Refusal::new(Errno::SRCH, "the child's slot is no longer its own"));
         }
-        let watched = Watched { id, process, uid: parent.uid };
+        let watched = Watched { id, process, uid: parent.uid, keeper: None };
         let task = self.watch(watched).map_err(system("watch the child"))?;
         if let Some(connection) = self.connections.get_mut(&token) {
             connection.role = Role::Task(task);
@@ -307,9 +361,14 @@ impl Endpoint {
                 return Err(Refusal::new(Errno::BUSY, text));
             }
             self.task_ended(token);
-            return Ok(Reply::done().into());
+            if !self.left.iter().any(|(left, _)| *left == id) {
+                return Ok(Reply::done().into());
+            }
         }
         match self.region.task(id.index)? {
+            Some(t) if self.left.iter().any(|(left, _)| *left == t.id) && t.id == id => {
+                return Err(Refusal::new(Errno::AGAIN, "its keeper is about to reap it"));
+            }
             Some(t) if t.id == id && t.state != task::DYING => {
                 let text = format!("task {} is not for this endpoint to reap", id.index);
                 return Err(Refusal::new(Errno::PERM, text));

@@ -174,6 +174,22 @@ fn stat_field(line: &str, n: usize) -> Option<&str> {
     line.get(line.rfind(')')? + 1..)?.split_ascii_whitespace().nth(n - 3)
 }
 
+/// The process a pidfd stands for, in this process's own pid namespace.
+pub fn pid_of(pidfd: impl AsFd) -> Option<u32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(path).ok()?;
+    // -1 of one that has ended, 0 of one that is invisible from here.
+    text.lines().find_map(|l| l.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The real, effective and saved user of process `pid`.
+pub fn uids(pid: u32) -> Option<[u32; 3]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+    let mut uids = line.split_ascii_whitespace().map(|n| n.parse().ok());
+    Some([uids.next()??, uids.next()??, uids.next()??])
+}
+
 /// The command name of process `pid`.
 pub fn command(pid: u32) -> String {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -20,6 +20,8 @@ pub(crate) struct Watched {
     pub(crate) id: TaskId,
     pub(crate) process: Process,
     pub(crate) uid: u32,
+    /// The task that makes its calls, if that is another.
+    pub(crate) keeper: Option<TaskId>,
 }
 
 /// A process that cannot turn into another one.
@@ -78,9 +80,8 @@ impl Endpoint {
     /// The process of a task has ended.
     pub(crate) fn task_ended(&mut self, token: u64) {
         let Some(task) = self.tasks.remove(&token) else { return };
-        debug!(pid = task.process.pid, slot = task.id.index, "task ended: reaping");
         self.forget(task.process.pidfd.as_fd());
-        self.reap(task.id);
+        self.settle(task.id, task.keeper, task.process.pid);
         self.reap_unannounced(task.process.pid);
         // What it sent before is of no interest, and a descendant that inherited its connection
         // has no right to it.
@@ -89,6 +90,34 @@ impl Endpoint {
         for connection in its.collect::<Vec<_>>() {
             self.close(connection);
         }
+    }
+
+    /// Reaps a task whose process has ended, unless somebody else, who lives, makes its calls:
+    /// that one may be in the middle of one, and reaps it when it is not.
+    fn settle(&mut self, id: TaskId, keeper: Option<TaskId>, pid: u32) {
+        let watched = |id| self.tasks.iter().find(|(_, t)| t.id == id);
+        match keeper.and_then(watched).map(|(token, t)| (*token, t.process.has_ended())) {
+            Some((_, false)) => {
+                debug!(pid, slot = id.index, "task ended: left to its keeper");
+                self.left.push((id, keeper.unwrap_or(id)));
+                return;
+            }
+            // Its lanes first: they may wait with this task's undo records.
+            Some((token, true)) => self.task_ended(token),
+            None => {}
+        }
+        debug!(pid, slot = id.index, "task ended: reaping");
+        self.reap(id);
+        for (kept, _) in self.left.extract_if(.., |(_, keeper)| *keeper == id).collect::<Vec<_>>() {
+            self.reap(kept);
+        }
+    }
+
+    /// Forgets the dead that their keepers have reaped.
+    pub(crate) fn forget_settled(&mut self) {
+        let region = &self.region;
+        self.left
+            .retain(|(id, _)| region.task(id.index).is_ok_and(|t| t.is_some_and(|t| t.id == *id)));
     }
 
     /// Reaps a task; whoever tries at the same time helps.
@@ -152,10 +181,11 @@ impl Endpoint {
 
     /// Takes over the tasks of the endpoint before this one.
     pub(crate) fn adopt(&mut self) -> Result<(), Error> {
-        for t in self.region.tasks()? {
-            if t.peer != self.peer {
-                continue;
-            }
+        let mut tasks = self.region.tasks()?;
+        tasks.retain(|t| t.peer == self.peer);
+        // Keepers before those they keep.
+        tasks.sort_by_key(|t| t.keeper.is_some());
+        for t in tasks {
             if t.state == task::CLAIMED {
                 // A child announced to the former endpoint: a moment for it to be born.
                 self.orphans.push(t.id);
@@ -192,11 +222,11 @@ impl Endpoint {
             _ => None,
         };
         let Some(process) = process.filter(|p| p.start == t.start) else {
-            info!(pid = t.pid, slot = t.id.index, comm = t.comm, "task is gone: reaping");
-            return self.reap(t.id);
+            info!(pid = t.pid, slot = t.id.index, comm = t.comm, "task is gone");
+            return self.settle(t.id, t.keeper, t.pid);
         };
         info!(pid = t.pid, slot = t.id.index, "task adopted");
-        match self.watch(Watched { id: t.id, process, uid: t.uid }) {
+        match self.watch(Watched { id: t.id, process, uid: t.uid, keeper: t.keeper }) {
             // It executed another program, or closed the region, while nobody watched.
             Ok(token) if sys::maps(t.pid, self.file) == Some(false) => self.new_image(token),
             Ok(_) => {}

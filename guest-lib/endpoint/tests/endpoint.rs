@@ -276,3 +276,76 @@ fn an_unused_endpoint_with_an_object_is_not_idle() {
     w.new_set(0);
     assert!(!w.endpoint().is_idle());
 }
+
+#[test]
+fn a_kept_task_is_left_to_its_keeper_while_that_lives() {
+    let mut w = World::new();
+    let set = w.new_set(1);
+    let (mut keeper, mut kept) = (w.helper(), w.helper());
+    w.tell(&mut keeper, "attach");
+    w.tell(&mut keeper, &format!("keep {}", kept.child.id()));
+    assert!(w.task_of(&kept).is_some());
+    w.tell(&mut keeper, &format!("down-for {set}"));
+    w.kill(&mut kept);
+    assert_eq!((w.value(set), w.slots()), (0, 2));
+    w.tell(&mut keeper, "reap-kept");
+    assert_eq!((w.value(set), w.slots()), (1, 1));
+    w.kill(&mut keeper);
+    assert_eq!((w.slots(), w.endpoint().tasks()), (0, 0));
+}
+
+#[test]
+fn a_kept_task_outlives_its_keeper_and_the_dead_one_goes_with_it() {
+    let mut w = World::new();
+    let set = w.new_set(2);
+    let (mut keeper, mut kept) = (w.helper(), w.helper());
+    w.tell(&mut keeper, "attach");
+    w.tell(&mut keeper, &format!("keep {}", kept.child.id()));
+    w.tell(&mut keeper, &format!("down-for {set}"));
+    w.kill(&mut keeper);
+    assert_eq!((w.value(set), w.slots()), (1, 1));
+    let mut second = w.helper();
+    w.tell(&mut second, "attach");
+    w.tell(&mut second, &format!("keep {}", kept.child.id()));
+    w.tell(&mut second, &format!("down-for {set}"));
+    w.kill(&mut kept);
+    assert_eq!((w.value(set), w.slots()), (0, 2));
+    w.kill(&mut second);
+    assert_eq!((w.value(set), w.slots()), (2, 0));
+}
+
+#[test]
+fn a_restarted_endpoint_knows_who_keeps_whom() {
+    let mut w = World::new();
+    let set = w.new_set(1);
+    let (mut keeper, mut kept) = (w.helper(), w.helper());
+    w.tell(&mut keeper, "attach");
+    w.tell(&mut keeper, &format!("keep {}", kept.child.id()));
+    w.tell(&mut keeper, &format!("down-for {set}"));
+    w.stop();
+    w.kill(&mut kept);
+    w.start();
+    assert_eq!((w.value(set), w.slots()), (0, 2), "it may be in the middle of a call");
+    w.stop();
+    w.kill(&mut keeper);
+    w.start();
+    assert_eq!((w.value(set), w.slots()), (1, 0));
+}
+
+#[test]
+fn nobody_keeps_the_processes_of_others() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut w = World::new();
+    let kept = w.helper();
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(w.socket(), all).unwrap();
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(w.socket().parent().unwrap(), all).unwrap();
+    let mut other = w.helper_with(|c| c.uid(4241).gid(4241));
+    w.tell(&mut other, "attach");
+    let said = w.ask(&mut other, &format!("keep {}", kept.child.id()));
+    assert!(said.starts_with("refused 1 process"), "{said}");
+    assert!(w.task_of(&kept).is_none());
+}

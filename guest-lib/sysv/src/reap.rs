@@ -79,7 +79,13 @@ pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()>
     if r.peer(index)?.filter(dead).is_none_or(|now| now.incarnation != entry.incarnation) {
         return Ok(());
     }
-    for dead in tasks.into_iter().filter(|t| t.peer == index) {
+    let tasks: Vec<_> = tasks.into_iter().filter(|t| t.peer == index).collect();
+    // First nobody waits any more: one task may wait for another ([`layout::task::KEEPER`]), with
+    // its undo records.
+    for dead in &tasks {
+        lanes(r, on, Owner::Task(dead.id))?;
+    }
+    for dead in tasks {
         task(r, on, dead.id)?;
     }
     lanes(r, on, Owner::Endpoint { peer: index, incarnation: entry.incarnation })?;

@@ -339,6 +339,8 @@ struct Me {
     mapping: Option<(Region<Memory>, Lane)>,
     task: Option<TaskId>,
     child: Option<Child>,
+    /// Whose calls it makes: task and pid.
+    kept: Option<(TaskId, u32)>,
 }
 
 impl Me {
@@ -383,6 +385,33 @@ impl Me {
             "shmat" => {
                 let (region, lane, c) = self.at();
                 shm::attach(region, lane, &c, number(1), 0o6).unwrap();
+                "ok".to_owned()
+            }
+            "keep" => {
+                let pid = rustix::process::Pid::from_raw(number(1)).unwrap();
+                let flags = rustix::process::PidfdFlags::empty();
+                let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
+                let socket = self.connection.as_ref().unwrap();
+                request(socket, Op::Keep, NO_ID, &[pidfd.as_fd()]);
+                let Some((r, _)) = reply(socket) else { return "closed".to_owned() };
+                if r.status != 0 {
+                    return format!("refused {} {}", r.status, r.text);
+                }
+                let id = TaskId { index: r.task, incarnation: r.incarnation };
+                self.kept = Some((id, number(1) as u32));
+                "ok".to_owned()
+            }
+            "down-for" => {
+                let (id, pid) = self.kept.unwrap();
+                let (region, lane, _) = self.at();
+                let op = SemBuf { num: 0, op: -1, flg: flag::SEM_UNDO as i16 };
+                sem::op(region, lane, &caller(id, pid), number(1), &[op], None).unwrap();
+                "ok".to_owned()
+            }
+            "reap-kept" => {
+                let (id, _) = self.kept.unwrap();
+                let (region, lane, _) = self.at();
+                vshmem_sysv::reap::task(region, lane, id).unwrap();
                 "ok".to_owned()
             }
             "leave" => {
