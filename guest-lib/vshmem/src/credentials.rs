@@ -1,6 +1,8 @@
 //! Who the calling process is, as permission checks need it.
 
+use crate::keeper::Rights;
 use crate::sys;
+use std::sync::OnceLock;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_sysv::Caller;
 
@@ -89,14 +91,25 @@ fn capabilities() -> u64 {
 /// The caller as it is now.
 pub(crate) fn caller(task: TaskId, who: Identity, ids: &Ids) -> Caller {
     let (uid, gid) = sys::effective();
-    let all = if ids.is_identity() { capabilities() } else { 0 };
+    let rights = Rights { uid, gid, groups: sys::groups(), capabilities: capabilities() };
+    translated(task, who, &rights, ids)
+}
+
+/// The caller that somebody else is, of whom this process knows the rights.
+pub(crate) fn caller_with(task: TaskId, who: Identity, rights: &Rights) -> Caller {
+    static HERE: OnceLock<Ids> = OnceLock::new();
+    translated(task, who, rights, HERE.get_or_init(Ids::read))
+}
+
+fn translated(task: TaskId, who: Identity, rights: &Rights, ids: &Ids) -> Caller {
+    let all = if ids.is_identity() { rights.capabilities } else { 0 };
     let can = |cap: u32| all & (1 << cap) != 0;
     Caller {
         task,
         who,
-        uid: translate(&ids.users, uid),
-        gid: translate(&ids.groups, gid),
-        groups: sys::groups().into_iter().map(|g| translate(&ids.groups, g)).collect(),
+        uid: translate(&ids.users, rights.uid),
+        gid: translate(&ids.groups, rights.gid),
+        groups: rights.groups.iter().map(|g| translate(&ids.groups, *g)).collect(),
         ipc_owner: can(CAP_IPC_OWNER),
         sys_admin: can(CAP_SYS_ADMIN),
         sys_resource: can(CAP_SYS_RESOURCE),

@@ -36,6 +36,7 @@ mod error;
 mod fd;
 mod fork;
 mod interrupt;
+mod keeper;
 mod lanes;
 mod link;
 mod lock;
@@ -50,6 +51,7 @@ mod sys;
 
 pub use error::{Error, Result};
 pub use interrupt::Signals;
+pub use keeper::Rights;
 pub use mapping::Mapping;
 pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
 pub use pieces::Placement;
