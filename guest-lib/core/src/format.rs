@@ -2,7 +2,7 @@
 
 use crate::layout::{
     FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE,
-    TABLES, Table, VERSION, lane, obj, peer, sb, task, wake,
+    TABLES, Table, VERSION, lane, obj, park, peer, sb, task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -167,7 +167,8 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     put(Table::SetUsed, 8, cells(objects), 4096);
     put(Table::QueueUsed, 8, cells(objects), 4096);
     put(Table::PageUsed, 8, cells(all_pages), 4096);
-    let end = put(Table::PageDirty, 8, cells(all_pages), 4096);
+    put(Table::PageDirty, 8, cells(all_pages), 4096);
+    let end = put(Table::Parking, park::STRIDE, park::COUNT, 4096);
     // Pages are numbered from the region's base, so that 2 MiB of them are aligned in the file too.
     let first = end.div_ceil(PAGE);
     if first + 64 > all_pages {

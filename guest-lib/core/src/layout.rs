@@ -128,12 +128,14 @@ pub enum Table {
     PageUsed,
     /// Pages that may hold old bytes, 32 a cell.
     PageDirty,
+    /// Buckets of threads parked on words of segments, [`park`].
+    Parking,
     /// The pages themselves.
     Pages,
 }
 
 /// Number of [`Table`]s.
-pub const TABLES: usize = 17;
+pub const TABLES: usize = 18;
 
 impl Table {
     /// All tables in their order in the region.
@@ -154,6 +156,7 @@ impl Table {
         Self::QueueUsed,
         Self::PageUsed,
         Self::PageDirty,
+        Self::Parking,
         Self::Pages,
     ];
 }
@@ -354,6 +357,14 @@ pub mod lane {
     pub const WAIT_TYPE: u64 = 0x148;
     /// Cell: size of the receiver's buffer, low and high half.
     pub const WAIT_SIZE: u64 = 0x158;
+    /// Cell: of a parked lane, its segment.
+    pub const WAIT_SEG: u64 = 0x168;
+    /// Cell: the segment's life.
+    pub const WAIT_LIFE: u64 = 0x170;
+    /// Cells: the place in the segment, low and high half.
+    pub const WAIT_PLACE: u64 = 0x178;
+    /// Cell: index + 1 of the task whose death it wants to hear of; 0 for none.
+    pub const WAIT_OWNER: u64 = 0x188;
     /// Words: the operations of a waiting `semop`, one each.
     pub const OPS: u64 = 0x200;
     /// Operations at the most. (The model checker gets small lanes: it pays for every word.)
@@ -398,6 +409,25 @@ pub mod waits {
     pub const RECV: u32 = 2;
     /// A queue's senders'.
     pub const SEND: u32 = 3;
+    /// A parking bucket's.
+    pub const PARK: u32 = 4;
+    /// None any more: it was woken from a bucket. Stays until the lane waits again, so that the wake
+    /// of a sleeper that dies of it is passed on.
+    pub const WOKEN: u32 = 5;
+}
+
+/// A parking bucket: threads that sleep until somebody changes a word of a segment.
+pub mod park {
+    /// Lock of the bucket.
+    pub const LOCK: u64 = 0x00;
+    /// Cell: first sleeper, lane + 1.
+    pub const HEAD: u64 = 0x08;
+    /// Cell: last sleeper.
+    pub const TAIL: u64 = 0x10;
+    /// Bytes per bucket: a line of its own.
+    pub const STRIDE: u64 = 0x40;
+    /// Buckets.
+    pub const COUNT: u64 = 1024;
 }
 
 /// What all objects begin with.

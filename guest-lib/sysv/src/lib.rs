@@ -1,4 +1,4 @@
-//! System V shared memory, semaphores and message queues over a vshmem region.
+//! System V shared memory, semaphores and message queues over a vshmem region, and [`park`]ing.
 //!
 //! Semantics only: what each call does to the region and which error it gives, in the order the
 //! Linux kernel checks. The kernel is the oracle; the conformance tests run the same programs
@@ -13,6 +13,7 @@
 mod error;
 pub mod msg;
 pub mod object;
+pub mod park;
 pub mod reap;
 pub mod sem;
 pub mod shm;

@@ -5,7 +5,7 @@
 //! records it as done. A reaper that dies leaves the rest to the next.
 
 use crate::object::{self, Object};
-use crate::{Error, Result, msg, sem, shm};
+use crate::{Error, Result, msg, park, sem, shm};
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, Owner, TaskId};
@@ -39,6 +39,7 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
     let undone = sem::apply_undo(r, on, id, who);
     lanes.and(detached).and(undone)?;
     r.set_task_state(id, task::FREE)?;
+    park::bereave(r, on, id.index)?;
     // It may have died between its own step and the hand-offs that step made possible.
     rescan(r, on, who.peer())
 }
@@ -57,6 +58,7 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
         let mut clear = || {
             r.settle_lane(id, true)?;
             unqueue(r, on, id, Some(owner))?;
+            park::pass_on(r, on, id, Some(owner))?;
             drop_held(r, on, id, Some(owner))?;
             drop_spare(r, on, id, Some(owner))?;
             r.release_lane(id, owner)?;
@@ -132,6 +134,13 @@ pub(crate) fn unqueue<P: Platform>(
             r.transact(on, |txn| {
                 txn.lock(at.plus(obj::LOCK))?;
                 Ok::<_, Error>(here(txn, kind, index)? && msg::unqueue(txn, at, id)?)
+            })?;
+        }
+        waits::PARK => {
+            let (at, lock) = park::bucket(r, index)?;
+            r.transact(on, |txn| {
+                txn.lock(lock)?;
+                Ok::<_, Error>(here(txn, kind, index)? && park::unqueue(txn, at, id)?)
             })?;
         }
         // Taken out by a step of which the outcome is still to be written, by an owner that was

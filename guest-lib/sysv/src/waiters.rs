@@ -1,6 +1,5 @@
 //! Lists of sleeping lanes, and the sleep itself.
 
-use crate::object::Object;
 use crate::{Errno, Error, Result};
 use vshmem_core::layout::{lane, waits};
 use vshmem_core::wait::{self, Waited};
@@ -15,11 +14,12 @@ pub(crate) struct List {
 }
 
 impl List {
-    /// Appends the transaction's own lane and makes it wait.
+    /// Appends the transaction's own lane to the list of the object (or bucket) of that index, and
+    /// makes it wait.
     pub fn push<P: Platform>(
         self,
         txn: &mut Txn<'_, P>,
-        object: &Object,
+        index: u32,
         c: &crate::Caller,
     ) -> Result<()> {
         let me = txn.lane();
@@ -27,7 +27,7 @@ impl List {
         let last = txn.get(self.tail)?;
         for (cell, value) in [
             (lane::WAIT_KIND, self.kind),
-            (lane::WAIT_OBJ, object.index),
+            (lane::WAIT_OBJ, index),
             (lane::WAIT_PREV, last),
             (lane::WAIT_NEXT, 0),
             (lane::WAIT_PEER, c.who.peer()),
@@ -212,6 +212,7 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     let owner = r.lane_owner(id)?;
     r.settle_lane(id, true)?;
     crate::reap::unqueue(r, on, id, owner)?;
+    crate::park::pass_on(r, on, id, owner)?;
     crate::reap::drop_held(r, on, id, owner)?;
     crate::reap::drop_spare(r, on, id, owner)
 }

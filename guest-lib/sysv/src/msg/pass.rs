@@ -122,7 +122,7 @@ pub(super) fn send<P: Platform>(
                 Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
             }
             txn.set(slot.plus(lane::WAIT_BLOCK), to_cell(block))?;
-            senders(object.at).push(txn, object, c)?;
+            senders(object.at).push(txn, object.index, c)?;
             Ok(Sent::Queued)
         })?;
         match sent {
@@ -253,7 +253,7 @@ pub(super) fn recv<P: Platform>(
         }
         let slot = txn.region().lane(txn.lane())?;
         wait_cells(txn, slot, want)?;
-        receivers(object.at).push(txn, object, c)?;
+        receivers(object.at).push(txn, object.index, c)?;
         return Ok(Received::Queued);
     };
     let size = size_of(txn, block)?;

@@ -282,7 +282,7 @@ fn attempt<P: Platform>(
             txn.set(slot.plus(lane::WAIT_N), request.ops.len() as u32)?;
             let block = request.undo.map_or(0, vshmem_core::arena::to_cell);
             txn.set(slot.plus(lane::WAIT_BLOCK), block)?;
-            wait_list(object.at).push(txn, object, c)?;
+            wait_list(object.at).push(txn, object.index, c)?;
             txn.set(object.at.plus(set::WAITERS), waiters.saturating_add(1))?;
             Ok(Attempt::Queued)
         }
