@@ -87,6 +87,7 @@ fn spec(config: &Config) -> Result<Spec, FormatError> {
     let Limits { shmmni, semmni, semmsl, semopm, msgmni, msgmax, msgmnb, tasks, .. } =
         config.limits;
     spec.number = config.number;
+    spec.owner = rustix::process::geteuid().as_raw();
     spec.tasks = tasks.map_or(0, u64::from);
     let limits = [
         (Limit::Shmmni, shmmni),
@@ -97,7 +98,7 @@ fn spec(config: &Config) -> Result<Spec, FormatError> {
         (Limit::Msgmax, msgmax),
         (Limit::Msgmnb, msgmnb),
     ];
-    spec.limits = limits.into_iter().filter_map(|(limit, n)| Some((limit, n?))).collect();
+    spec.limits = limits.into_iter().filter_map(|(limit, n)| Some((limit, n?.into()))).collect();
     Ok(spec)
 }
 

@@ -83,7 +83,7 @@ unsafe fn timed(
         memory::check(limit)?;
     }
     let most = s.region()?.limit(Limit::Semopm)?;
-    if n > most as usize {
+    if n as u64 > most {
         return Err(Errno::E2BIG.into());
     }
     if n == 0 {

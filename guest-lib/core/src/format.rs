@@ -2,7 +2,7 @@
 
 use crate::layout::{
     FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE,
-    TABLES, Table, VERSION, lane, obj, park, peer, sb, task, wake,
+    TABLES, Table, VERSION, arena, lane, msg, obj, park, peer, sb, sem, task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -87,6 +87,26 @@ pub enum FormatError {
     Corrupt(#[from] Corrupt),
 }
 
+impl Geometry {
+    /// The most that a limit can be here: what the tables, a lane or a block have room for, else
+    /// what the kernel lets it be.
+    #[must_use]
+    pub fn limit_max(&self, limit: Limit) -> u64 {
+        let count = |t: Table| self.tables[t as usize].count;
+        match limit {
+            Limit::Shmmni => count(Table::Segs),
+            Limit::Semmni => count(Table::Sets),
+            Limit::Msgmni => count(Table::Queues),
+            Limit::Semmsl => arena::MAX_BLOCK / sem::STRIDE - 1,
+            Limit::Semopm => lane::MAX_OPS as u64,
+            Limit::Msgmax => arena::MAX_BLOCK - msg::BYTES,
+            Limit::Semmns | Limit::Msgmnb => i32::MAX as u64,
+            Limit::Shmall | Limit::Shmmax => u64::MAX,
+            Limit::ShmRmidForced => 1,
+        }
+    }
+}
+
 /// What a new region shall be.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -96,17 +116,19 @@ pub struct Spec {
     pub len: u64,
     /// Its number: regions that one process uses have different ones.
     pub number: u32,
+    /// The user whom it belongs to.
+    pub owner: u32,
     /// Tasks (and lanes) at once; 0 chooses by size.
     pub tasks: u64,
     /// Limits other than the default.
-    pub limits: Vec<(Limit, u32)>,
+    pub limits: Vec<(Limit, u64)>,
 }
 
 impl Spec {
-    /// A region called `name` of `len` bytes with everything else as Linux has it.
+    /// A region of root's called `name` of `len` bytes with everything else as Linux has it.
     #[must_use]
     pub fn new(name: &str, len: u64) -> Self {
-        Self { name: name.to_owned(), len, number: 0, tasks: 0, limits: Vec::new() }
+        Self { name: name.to_owned(), len, number: 0, owner: 0, tasks: 0, limits: Vec::new() }
     }
 
     /// The same for a region file of `size` bytes.
@@ -179,20 +201,23 @@ fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     Ok(Geometry { tables, len, number: 0 })
 }
 
-fn defaults(geometry: &Geometry) -> [(Limit, u32); LIMITS] {
-    let count = |t: Table| geometry.tables[t as usize].count as u32;
-    let pages = count(Table::Pages);
+/// Linux's `SHMMAX` and `SHMALL`.
+const NO_LIMIT: u64 = u64::MAX - (1 << 24);
+
+fn defaults(geometry: &Geometry) -> [(Limit, u64); LIMITS] {
+    let count = |t: Table| geometry.tables[t as usize].count;
     [
         (Limit::Shmmni, count(Table::Segs)),
-        (Limit::Shmall, pages),
-        (Limit::ShmmaxPages, pages),
+        (Limit::Shmall, NO_LIMIT),
+        (Limit::Shmmax, NO_LIMIT),
         (Limit::Semmsl, 32_000),
         (Limit::Semmns, 1_024_000_000),
-        (Limit::Semopm, lane::MAX_OPS as u32),
+        (Limit::Semopm, lane::MAX_OPS as u64),
         (Limit::Semmni, count(Table::Sets)),
         (Limit::Msgmax, 8192),
         (Limit::Msgmnb, 16_384),
         (Limit::Msgmni, count(Table::Queues)),
+        (Limit::ShmRmidForced, 0),
     ]
 }
 
@@ -215,6 +240,7 @@ pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatErro
     put(sb::INCOMPAT, 0)?;
     put(sb::LEN, spec.len)?;
     put(sb::NUMBER, spec.number.into())?;
+    put(sb::OWNER, spec.owner.into())?;
     mem.write_bytes(Offset(sb::NAME), spec.name.as_bytes())?;
     for (i, place) in geometry.tables.iter().enumerate() {
         let at = sb::TABLES + i as u64 * 24;
@@ -223,7 +249,7 @@ pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatErro
         put(at + 16, place.count)?;
     }
     for (limit, value) in defaults(&geometry).into_iter().chain(spec.limits.iter().copied()) {
-        put(sb::LIMITS + limit as u64 * 8, value.into())?;
+        put(sb::LIMITS + limit as u64 * 8, value.min(geometry.limit_max(limit)))?;
     }
     let host = geometry.tables[Table::Peers as usize].at;
     let state = crate::task::peer_state(peer::LIVE, peer::HOST_IVSHMEM);

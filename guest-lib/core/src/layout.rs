@@ -78,11 +78,13 @@ pub mod sb {
     pub const LEN: u64 = 0x028;
     /// Word: the region's number, which its ids carry; at most [`super::MAX_NUMBER`].
     pub const NUMBER: u64 = 0x030;
+    /// Word: the user whom the region belongs to; it may set the limits.
+    pub const OWNER: u64 = 0x038;
     /// 64 bytes, the region's name, zero-padded UTF-8.
     pub const NAME: u64 = 0x040;
     /// [`super::Table`] entries of {offset, stride, count}.
     pub const TABLES: u64 = 0x080;
-    /// Cells, one per [`super::Limit`].
+    /// Words, one per [`super::Limit`].
     pub const LIMITS: u64 = 0x300;
     /// One [`super::dir`] block per kind, 256 bytes apart.
     pub const DIRS: u64 = 0x400;
@@ -161,7 +163,8 @@ impl Table {
     ];
 }
 
-/// Limits of a region: cells at [`sb::LIMITS`], defaults as Linux has them.
+/// Limits of a region: words at [`sb::LIMITS`], defaults as Linux has them. No transaction writes one:
+/// a single store changes it, and whoever asks next goes by it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Limit {
@@ -169,8 +172,8 @@ pub enum Limit {
     Shmmni = 0,
     /// Pages of all segments.
     Shmall,
-    /// Pages of the largest segment.
-    ShmmaxPages,
+    /// Bytes of the largest segment.
+    Shmmax,
     /// Semaphores per set.
     Semmsl,
     /// Semaphores of all sets.
@@ -185,10 +188,47 @@ pub enum Limit {
     Msgmnb,
     /// Queues at once.
     Msgmni,
+    /// 1: a segment goes with its last attachment, removed or not.
+    ShmRmidForced,
+}
+
+impl Limit {
+    /// All of them, in their order.
+    pub const ALL: [Self; LIMITS] = [
+        Self::Shmmni,
+        Self::Shmall,
+        Self::Shmmax,
+        Self::Semmsl,
+        Self::Semmns,
+        Self::Semopm,
+        Self::Semmni,
+        Self::Msgmax,
+        Self::Msgmnb,
+        Self::Msgmni,
+        Self::ShmRmidForced,
+    ];
+
+    /// What the kernel and its manual pages call it, in small letters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shmmni => "shmmni",
+            Self::Shmall => "shmall",
+            Self::Shmmax => "shmmax",
+            Self::Semmsl => "semmsl",
+            Self::Semmns => "semmns",
+            Self::Semopm => "semopm",
+            Self::Semmni => "semmni",
+            Self::Msgmax => "msgmax",
+            Self::Msgmnb => "msgmnb",
+            Self::Msgmni => "msgmni",
+            Self::ShmRmidForced => "shm_rmid_forced",
+        }
+    }
 }
 
 /// Number of [`Limit`]s.
-pub const LIMITS: usize = 10;
+pub const LIMITS: usize = 11;
 
 /// The directory block of one kind of object.
 pub mod dir {
@@ -222,6 +262,8 @@ pub mod arena {
     pub const MIN_SHIFT: u32 = 6;
     /// Classes of a pool: 64 bytes to 2 MiB.
     pub const CLASSES: u32 = 16;
+    /// Bytes of the largest block.
+    pub const MAX_BLOCK: u64 = 1 << (MIN_SHIFT + CLASSES - 1);
     /// Pools: memory that changes hands only within one never changes its type, so that a late
     /// compare-and-swap on a freed word can never meet other data.
     pub const POOLS_COUNT: u32 = 4;

@@ -184,12 +184,40 @@ impl<P: Platform> Region<P> {
         self.mem.store(at, crate::txn::next_cell(old, value), Ordering::Release)
     }
 
-    /// A limit of this region.
+    /// The user whom it belongs to.
     ///
     /// # Errors
     /// The superblock is outside the memory, which opening excluded.
-    pub fn limit(&self, limit: Limit) -> Result<u32, Corrupt> {
-        self.peek(Offset(sb::LIMITS).index(limit as u64, 8))
+    pub fn owner(&self) -> Result<u32, Corrupt> {
+        // Relaxed: written once, before the region is found.
+        Ok(self.mem.load(Offset(sb::OWNER), Ordering::Relaxed)? as u32)
+    }
+
+    /// A limit of this region as it is now, never more than the region has room for.
+    ///
+    /// # Errors
+    /// The superblock is outside the memory, which opening excluded.
+    pub fn limit(&self, limit: Limit) -> Result<u64, Corrupt> {
+        // Relaxed: nothing stands behind it.
+        let word = self.mem.load(Offset(sb::LIMITS).index(limit as u64, 8), Ordering::Relaxed)?;
+        Ok(word.min(self.geometry.limit_max(limit)))
+    }
+
+    /// Sets a limit for everybody, from their next call on; `false` where the region has no room
+    /// for that much. What is in use already stays, as in the kernel.
+    ///
+    /// # Errors
+    /// As for [`Region::limit`].
+    ///
+    /// # If the caller dies
+    /// It is one store.
+    pub fn set_limit(&self, limit: Limit, value: u64) -> Result<bool, Corrupt> {
+        let fits = value <= self.geometry.limit_max(limit);
+        if fits {
+            let at = Offset(sb::LIMITS).index(limit as u64, 8);
+            self.mem.store(at, value, Ordering::Relaxed)?;
+        }
+        Ok(fits)
     }
 }
 

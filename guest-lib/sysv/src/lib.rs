@@ -14,6 +14,7 @@ mod error;
 pub mod msg;
 pub mod object;
 pub mod park;
+pub mod proc;
 pub mod reap;
 pub mod sem;
 pub mod shm;

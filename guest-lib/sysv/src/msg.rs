@@ -39,7 +39,7 @@ pub fn get<P: Platform>(
     if let Some(id) = get.existing(r, on, c, |_, _| Ok(true))? {
         return Ok(id);
     }
-    let qbytes = r.limit(Limit::Msgmnb)?;
+    let qbytes = r.limit(Limit::Msgmnb)? as u32;
     r.transact(on, |txn| {
         let fill = |txn: &mut Txn<'_, P>, object: &Object| {
             for cell in (queue::HEAD..=queue::DIRTY).step_by(8) {
@@ -106,7 +106,7 @@ pub fn send<P: Platform>(
     deadline: Option<u64>,
 ) -> Result<()> {
     let size = u32::try_from(text.len()).map_err(|_| Errno::EINVAL)?;
-    if size > r.limit(Limit::Msgmax)? || mtype < 1 {
+    if u64::from(size) > r.limit(Limit::Msgmax)? || mtype < 1 {
         return Err(Errno::EINVAL.into());
     }
     let object = object::find(r, Kind::Queue, id)?;

@@ -309,12 +309,12 @@ impl Get {
             return Ok(Err(id));
         }
         let in_use = txn.get(dir.plus(dir::IN_USE))?;
-        let table = r.table(self.kind.table()).count as u32;
-        let limit = r.limit(limit)?.min(table);
-        if in_use >= limit {
+        if u64::from(in_use) >= r.limit(limit)? {
             return Err(Errno::ENOSPC.into());
         }
-        let index = free_index(txn, self.kind, limit.min(MIN_CYCLE.max(in_use + in_use / 2)))?;
+        // Indices cycle through the table however low the limit is.
+        let table = r.table(self.kind.table()).count as u32;
+        let index = free_index(txn, self.kind, table.min(MIN_CYCLE.max(in_use + in_use / 2)))?;
         let at = r.object(self.kind, index)?;
         txn.lock(at.plus(obj::LOCK))?;
         let last = txn.get(dir.plus(dir::LAST))?;

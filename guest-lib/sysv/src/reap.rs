@@ -35,7 +35,7 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
     let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     // One corrupt object must not keep the dead task's other promises from being kept.
     let lanes = lanes(r, on, Owner::Task(id));
-    let detached = shm::detach_all(r, on, id);
+    let detached = shm::detach_all(r, on, id).and_then(|()| shm::forced_end(r, on));
     let undone = sem::apply_undo(r, on, id, who);
     lanes.and(detached).and(undone)?;
     r.set_task_state(id, task::FREE)?;

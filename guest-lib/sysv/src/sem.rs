@@ -126,7 +126,7 @@ pub fn get<P: Platform>(
     flags: i32,
 ) -> Result<i32> {
     let nsems = u32::try_from(nsems).map_err(|_| Errno::EINVAL)?;
-    if nsems > r.limit(Limit::Semmsl)? {
+    if u64::from(nsems) > r.limit(Limit::Semmsl)? {
         return Err(Errno::EINVAL.into());
     }
     let get = Get { kind: Kind::Set, key, flags };
@@ -141,7 +141,7 @@ pub fn get<P: Platform>(
     }
     let total = Kind::Set.dir().plus(dir::TOTAL);
     let limit = r.limit(Limit::Semmns)?;
-    if r.peek(total)?.saturating_add(nsems) > limit {
+    if u64::from(r.peek(total)?) + u64::from(nsems) > limit {
         return Err(Errno::ENOSPC.into());
     }
     // 1. A block, remembered by the lane.
@@ -179,7 +179,7 @@ pub fn get<P: Platform>(
             Ok(())
         };
         txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
-        if txn.get(total)?.saturating_add(nsems) > limit {
+        if u64::from(txn.get(total)?) + u64::from(nsems) > limit {
             // Somebody created one since we looked.
             return give_back(txn, nsems, block).map(|()| Err(Errno::ENOSPC));
         }

@@ -11,7 +11,7 @@ use vshmem_core::layout::{
     Limit, PAGE, Table, attach as record, dir, extents, held, lane, obj, seg, task,
 };
 use vshmem_core::region::Kind;
-use vshmem_core::task::{Identity, TaskId};
+use vshmem_core::task::{Identity, Task, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 
 /// Pages in a row.
@@ -121,13 +121,20 @@ pub fn get<P: Platform>(
     if let Some(id) = get.existing(r, on, c, fits)? {
         return Ok(id);
     }
-    let most = r.limit(Limit::ShmmaxPages)?;
-    let pages = u32::try_from(size.div_ceil(PAGE)).ok().filter(|p| *p <= most);
-    let Some(pages) = pages.filter(|p| *p > 0) else { return Err(Errno::EINVAL.into()) };
+    if size == 0 || size > r.limit(Limit::Shmmax)? {
+        return Err(Errno::EINVAL.into());
+    }
     let total = Kind::Seg.dir().plus(dir::TOTAL);
-    if r.peek(total)?.saturating_add(pages) > r.limit(Limit::Shmall)? {
+    let pages = size.div_ceil(PAGE);
+    if u64::from(r.peek(total)?).saturating_add(pages) > r.limit(Limit::Shmall)? {
         return Err(Errno::ENOSPC.into());
     }
+    // Larger than any file, says the kernel; than all memory.
+    if i64::try_from(size).is_err() {
+        return Err(Errno::EINVAL.into());
+    }
+    let room = r.table(Table::Pages).count;
+    let pages = u32::try_from(pages).ok().filter(|p| u64::from(*p) <= room).ok_or(Errno::ENOMEM)?;
     let list = r.transact(on, |txn| {
         let Some(list) = txn.alloc(Pool::Misc, list_bytes(pages))? else {
             return Err(Error::from(Errno::ENOMEM));
@@ -141,7 +148,7 @@ pub fn get<P: Platform>(
             let fill = |txn: &mut Txn<'_, P>, object: &Object| {
                 // Again, now that nobody else creates.
                 let used = txn.get(total)?.saturating_add(pages);
-                if used > r.limit(Limit::Shmall)? {
+                if u64::from(used) > r.limit(Limit::Shmall)? {
                     return Err(Errno::ENOSPC.into());
                 }
                 txn.set(total, used)?;
@@ -346,7 +353,8 @@ fn drop_attachments<P: Platform>(
 ) -> Result<()> {
     let object = Object { index, at: r.object(Kind::Seg, index)?, life: seq << 2 | obj::LIVE };
     let slot = r.element(Table::Tasks, id.index)?;
-    let mut doomed = r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
+    let forced = is_forced(r)?;
+    let mut doomed = forced || r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
     loop {
         let done = r.transact(on, |txn| {
             if doomed {
@@ -376,7 +384,7 @@ fn drop_attachments<P: Platform>(
             txn.set(object.at.plus(seg::NATTCH), left)?;
             txn.set(object.at.plus(seg::DTIME), now)?;
             txn.set(object.at.plus(seg::LPID), who.0)?;
-            if left == 0 && state & 3 == obj::DOOMED {
+            if left == 0 && (forced || state & 3 == obj::DOOMED) {
                 if !doomed {
                     return Err(Errno::EIDRM.into());
                 }
@@ -391,6 +399,53 @@ fn drop_attachments<P: Platform>(
             Ok(()) => return crate::reap::drop_own(r, on),
         }
     }
+}
+
+/// Whether segments go with their last attachment, removed or not.
+pub(crate) fn is_forced<P: Platform>(r: &Region<P>) -> Result<bool> {
+    Ok(r.limit(Limit::ShmRmidForced)? == 1)
+}
+
+/// At a task's death: what `shm_rmid_forced` wants.
+pub(crate) fn forced_end<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
+    if is_forced(r)? { destroy_orphans(r, on) } else { Ok(()) }
+}
+
+/// Destroys the segments that nobody has attached and whose creators have ended, as the kernel does
+/// once `shm_rmid_forced` is set, and at each death while it is.
+///
+/// # Errors
+/// The region is corrupt.
+///
+/// # If the caller dies
+/// The rest stays until the next death.
+pub fn destroy_orphans<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
+    let tasks = r.tasks()?;
+    let alive = |who: Identity| {
+        let is = |t: &Task| t.peer == who.peer() && t.pid == who.pid() && t.state != task::DYING;
+        tasks.iter().any(is)
+    };
+    for index in object::indices(r, Kind::Seg)? {
+        let Ok(object) = object::at_index(r, Kind::Seg, index as i32) else { continue };
+        if alive(Identity(r.peek(object.at.plus(obj::CPID))?)) {
+            continue;
+        }
+        let gone = r.transact(on, |txn| {
+            txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
+            lock(txn, &object)?;
+            match txn.get(object.at.plus(seg::NATTCH))? {
+                0 => destroy(txn, &object),
+                _ => Ok(()),
+            }
+        });
+        match gone {
+            Ok(()) => crate::reap::drop_own(r, on)?,
+            // Removed meanwhile.
+            Err(Error::Errno(_)) => {}
+            Err(corrupt) => return Err(corrupt),
+        }
+    }
+    Ok(())
 }
 
 /// Ends the segment; its pages are the lane's then, to be freed by `drop_held`.
@@ -526,9 +581,9 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
 pub fn info<P: Platform>(r: &Region<P>) -> Result<ShmInfo> {
     let (used_ids, highest) = object::in_use(r, Kind::Seg)?;
     Ok(ShmInfo {
-        shmmax: u64::from(r.limit(Limit::ShmmaxPages)?) * PAGE,
-        shmmni: r.limit(Limit::Shmmni)?,
-        shmall: r.limit(Limit::Shmall)?.into(),
+        shmmax: r.limit(Limit::Shmmax)?,
+        shmmni: r.limit(Limit::Shmmni)? as u32,
+        shmall: r.limit(Limit::Shmall)?,
         used_ids,
         pages: r.peek(Kind::Seg.dir().plus(dir::TOTAL))?.into(),
         highest,

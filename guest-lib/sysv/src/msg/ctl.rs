@@ -67,9 +67,9 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<MsgInfo> {
         bytes += u64::from(r.peek(at.plus(queue::CBYTES))?);
     }
     Ok(MsgInfo {
-        msgmax: r.limit(Limit::Msgmax)?,
-        msgmnb: r.limit(Limit::Msgmnb)?,
-        msgmni: r.limit(Limit::Msgmni)?,
+        msgmax: r.limit(Limit::Msgmax)? as u32,
+        msgmnb: r.limit(Limit::Msgmnb)? as u32,
+        msgmni: r.limit(Limit::Msgmni)? as u32,
         used_queues,
         messages,
         bytes,
@@ -144,7 +144,7 @@ pub fn set<P: Platform>(
     qbytes: u64,
 ) -> Result<()> {
     let object = object::find(r, Kind::Queue, id)?;
-    if qbytes > r.limit(Limit::Msgmnb)?.into() && !c.sys_resource {
+    if qbytes > r.limit(Limit::Msgmnb)? && !c.sys_resource {
         own(r, c, object.at)?;
         return Err(Errno::EPERM.into());
     }

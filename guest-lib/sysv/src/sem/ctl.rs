@@ -51,10 +51,10 @@ pub struct SemInfo {
 pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
     let (used_sets, highest) = object::in_use(r, Kind::Set)?;
     Ok(SemInfo {
-        semmni: r.limit(Limit::Semmni)?,
-        semmns: r.limit(Limit::Semmns)?,
-        semmsl: r.limit(Limit::Semmsl)?,
-        semopm: r.limit(Limit::Semopm)?,
+        semmni: r.limit(Limit::Semmni)? as u32,
+        semmns: r.limit(Limit::Semmns)? as u32,
+        semmsl: r.limit(Limit::Semmsl)? as u32,
+        semopm: r.limit(Limit::Semopm)? as u32,
         used_sets,
         used_sems: r.peek(Kind::Set.dir().plus(dir::TOTAL))?,
         highest,

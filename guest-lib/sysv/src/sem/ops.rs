@@ -111,8 +111,7 @@ pub fn op<P: Platform>(
     if ops.is_empty() {
         return Err(Errno::EINVAL.into());
     }
-    let most = (r.limit(Limit::Semopm)? as usize).min(lane::MAX_OPS);
-    if ops.len() > most {
+    if ops.len() as u64 > r.limit(Limit::Semopm)? {
         return Err(Errno::E2BIG.into());
     }
     let mut patience = Patience::new(r, deadline);
