@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -74,6 +75,28 @@ impl Host {
         for source in build::sources(&build::programs().join("demo"))? {
             build::compile(&source, folder.path())?;
         }
+        Self::serve(session, folder, region, size)
+    }
+
+    /// The same for programs that run as other users: binaries and folder are
+    /// open to everyone, on the host and in guests.
+    ///
+    /// # Errors
+    ///
+    /// A build's failure, or the daemon does not come up.
+    pub fn open_to_all(region: &str, size: &str) -> Result<Self> {
+        let session = Session::installed()?;
+        let folder = tempfile::Builder::new().prefix("programs-").tempdir_in(session.runtime())?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        Self::serve(session, folder, region, size)
+    }
+
+    fn serve(
+        session: Session,
+        folder: tempfile::TempDir,
+        region: &str,
+        size: &str,
+    ) -> Result<Self> {
         let daemon = Daemon::start(&session, folder.path(), region, size)?;
         let daemon = Mutex::new(daemon);
         Ok(Self { session, region: region.to_owned(), size: size.to_owned(), daemon, folder })

@@ -1,9 +1,10 @@
 //! A vshmem of one's own: a run-time directory that nobody else uses.
 
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -31,6 +32,32 @@ impl Session {
             artifacts: artifacts()?,
             runtime: tempfile::Builder::new().prefix("vsh").tempdir()?,
         })
+    }
+
+    /// The same with copies of the binaries in the directory, which is open to every user, and
+    /// seen by guests below its own name: for programs that do not run as the user who builds.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), or a binary cannot be copied.
+    pub fn installed() -> Result<Self> {
+        let mut session = Self::new()?;
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(session.runtime(), open.clone())?;
+        let to = session.runtime().join("bin");
+        std::fs::create_dir(&to)?;
+        std::fs::set_permissions(&to, open)?;
+        let copy = |from: &Path| -> Result<PathBuf> {
+            let at = to.join(from.file_name().context("a binary without a name")?);
+            std::fs::copy(from, &at).with_context(|| format!("cannot copy {}", from.display()))?;
+            Ok(at)
+        };
+        copy(&session.artifacts.vshmem.with_file_name("libvshmem.so"))?;
+        session.artifacts = Artifacts {
+            vshmem: copy(&session.artifacts.vshmem)?,
+            vshmemd: copy(&session.artifacts.vshmemd)?,
+        };
+        Ok(session)
     }
 
     /// The binaries it uses.

@@ -1,5 +1,6 @@
 //! Debian packages that the build and the tests need.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,11 @@ pub const GUESTS: &[&str] = &[
     "linux-image-amd64",
     "linux-headers-amd64",
 ];
+
+/// The unmodified users of System V IPC that are tried, and what trying them
+/// needs.
+pub const USERS: &[&str] =
+    &["postgresql", "fakeroot", "dpkg-dev", "stress-ng", "openmpi-bin", "libopenmpi-dev", "procps"];
 
 fn installed(package: &str) -> bool {
     let output = Command::new("dpkg-query")
@@ -69,4 +75,31 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
         "apt-get could not install {}; try it by hand:\n  apt-get update && {line}",
         missing.join(", ")
     )
+}
+
+/// Debian's PostgreSQL makes a cluster when it is installed and starts a server
+/// on it, unless its configuration says otherwise.
+const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/vshmem-tests.conf";
+
+/// As [`ensure`] for [`USERS`], and starts no server.
+///
+/// # Errors
+///
+/// Those of [`ensure`], or the configuration cannot be written.
+pub fn ensure_users() -> Result<()> {
+    let quiet = rustix::process::geteuid().is_root() && !installed("postgresql");
+    let file = Path::new(NO_CLUSTER);
+    let folder = file.parent().context("a file without a folder")?;
+    if quiet {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        std::fs::write(file, "create_main_cluster = false\n").context(NO_CLUSTER)?;
+    }
+    let outcome = ensure(USERS);
+    if quiet {
+        // What the user installs later is not ours to decide.
+        std::fs::remove_file(file).context(NO_CLUSTER)?;
+        // Not empty when somebody else uses it.
+        let _ = std::fs::remove_dir(folder);
+    }
+    outcome
 }

@@ -29,6 +29,7 @@ pub const STAGES: &[Stage] = &[
         run: conformance,
     },
     Stage { name: "bad-input", about: "what is wrong is named and leaves nothing", run: bad_input },
+    Stage { name: "users", about: "PostgreSQL and others, unmodified", run: users },
     Stage { name: "vm", about: "two guests, and four", run: vm },
 ];
 
@@ -107,6 +108,13 @@ fn conformance() -> Result<Count> {
 fn bad_input() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "bad_input"]))
+}
+
+fn users() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::GUESTS)?;
+    packages::ensure_users()?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "users"]))
 }
 
 fn vm() -> Result<Count> {
