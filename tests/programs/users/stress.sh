@@ -5,7 +5,7 @@
 
 workers=${SMALL:+1}
 workers=${workers:-3}
-seconds=${SMALL:+5}
+seconds=${SMALL:+20}
 seconds=${seconds:-8}
 
 say "stress-ng"
@@ -17,12 +17,12 @@ cleanup() {
     kill "$stressing" 2>/dev/null || true
 }
 # A segment lives for too short a time to be seen.
-for kind in -s -q; do
-    seen() {
-        [ "$(count "$kind")" -gt 0 ]
-    }
-    await seen
-done
+seen() {
+    ipcs >"$work/listing" && for kind in Queues Semaphore; do
+        sed -n "/$kind/,/^\$/p" "$work/listing" | grep -q '^0x' || return 1
+    done
+}
+await seen
 nothing_in_the_kernel
 wait "$stressing" || fail "stress-ng found errors, or ended with one"
 cleanup() {
