@@ -32,6 +32,7 @@ Examples:
 Environment:
   VSHMEM_RUNTIME_DIR  directory of the sockets
   VSHMEM_SOCKET       socket to attach to; `vshmem run` sets it for its program
+  VSHMEM_RULES        rules, as --share has them, with ; between; `vshmem run` sets it
   VSHMEM_LIB          the libvshmem.so to preload
   VSHMEM_SPIN         nanoseconds that a wait may spin before it sleeps; 0: never
   VSHMEM_FTOK=plain   keys as the C library's ftok makes them, which differ between machines
@@ -44,7 +45,23 @@ const RUN_HELP: &str = "\
 Examples:
   vshmem run -- ./program                 with others of this user on this machine
   vshmem run --region demo -- ./program   with everybody who uses the region, in VMs and here
-  vshmem run -- bash                      for everything that is started from that shell";
+  vshmem run -- bash                      for everything that is started from that shell
+  vshmem run --region demo --share 0x1000-0x1fff -- ./program
+                                          these keys through demo, all else stays in this kernel
+
+Rules:
+  Without rules everything goes through the region. With rules, the first one that names a key
+  decides where the object with that key is, and what no rule names stays in this kernel. A rule is
+  a list of keys, then optionally = and where they lead:
+
+    0x1000-0x1fff,0x5000=blue   these keys to region blue
+    private=local               objects without a key (IPC_PRIVATE) to this kernel
+    shm:*                       all segments to the default region; the others are sem: and msg:
+    *=default                   the rest to the default region, the one that --region names
+
+  A file of rules has one a line; # begins a comment. The regions that one program uses need
+  different numbers (`number` in vshmemd's configuration). Calls that list objects or limits speak
+  of the place of the rest.";
 
 const VM_RUN_HELP: &str = "\
 Examples:
@@ -101,6 +118,14 @@ pub struct Run {
     /// Region to use, served by vshmemd or `vshmem agent` [default: $VSHMEM_SOCKET, or the user's own]
     #[arg(long, value_name = "REGION", value_parser = region_name)]
     pub region: Option<String>,
+
+    /// Share these keys only: KEYS or KEYS=TARGET; may be given several times, see below
+    #[arg(long, value_name = "RULE")]
+    pub share: Vec<String>,
+
+    /// Read rules from a file, after those of --share
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
 
     /// Program and its arguments
     #[arg(

@@ -12,6 +12,7 @@ mod listing;
 mod places;
 mod preload;
 mod run;
+mod sharing;
 mod vm;
 
 use args::{Command, Peer, RegionCommand, Task, Vm, Vshmem};

@@ -2,6 +2,7 @@
 
 use crate::args::Run;
 use crate::places::{self, Socket};
+use crate::sharing::Sharing;
 use crate::{client, preload};
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -34,11 +35,9 @@ fn prepare(runtime_dir: &Path, args: &Run) -> anyhow::Result<Command> {
         .ok_or_else(|| anyhow!("cannot run {}: it is not in PATH", program.to_string_lossy()))?;
     preload::check(&file)?;
     let library = places::library()?;
-    let socket = places::socket(runtime_dir, args.region.as_deref())?;
-    join(&socket, args.region.as_deref())?;
-    let path = std::path::absolute(socket.path())?;
     let mut command = Command::new(program);
-    command.args(rest).env("VSHMEM_SOCKET", path).env("LD_PRELOAD", preloads(&library));
+    command.args(rest).env("LD_PRELOAD", preloads(&library));
+    share(runtime_dir, args, &mut command)?;
     Ok(command)
 }
 
@@ -57,18 +56,48 @@ fn preloads(library: &Path) -> OsString {
     list
 }
 
+/// Has the program's keys lead where they are to lead, and checks that they can.
+fn share(runtime_dir: &Path, args: &Run, command: &mut Command) -> anyhow::Result<()> {
+    let sharing = Sharing::read(args)?;
+    let region = args.region.as_deref();
+    let default = if sharing.uses_default() {
+        let socket = places::socket(runtime_dir, region)?;
+        command.env("VSHMEM_SOCKET", std::path::absolute(socket.path())?);
+        Some(join(&socket, region)?)
+    } else {
+        if let Some(region) = region {
+            bail!(
+                "no rule leads to the default region, which --region says is {region}: add a --share \
+                 with the keys that go there, or leave --region out"
+            );
+        }
+        command.env_remove("VSHMEM_SOCKET");
+        None
+    };
+    sharing.check(runtime_dir, default.as_ref())?;
+    match sharing.variable() {
+        Some(rules) => {
+            // Regions of rules are found by name.
+            let dir = std::path::absolute(runtime_dir)?;
+            command.env("VSHMEM_RULES", rules).env("VSHMEM_RUNTIME_DIR", dir);
+        }
+        None => drop(command.env_remove("VSHMEM_RULES")),
+    }
+    // Not dropped: that would end the task.
+    std::mem::forget(default);
+    Ok(())
+}
+
 /// Becomes a task already now: the program, which this process will be, stays that task however
 /// late its first call comes, and what is wrong with endpoint or region is told here, not by the
 /// errno of some call in the middle of the program.
-fn join(socket: &Socket, region: Option<&str>) -> anyhow::Result<()> {
+fn join(socket: &Socket, region: Option<&str>) -> anyhow::Result<vshmem::Session> {
     let path = socket.path();
     let _reached = match socket {
         Socket::Region(_) => client::reach(path).map_err(|e| unreachable(path, region, e))?,
         Socket::Own(_) => own_endpoint(path)?,
     };
-    // Not dropped: that would end the task.
-    std::mem::forget(vshmem::Session::attach_to(path)?);
-    Ok(())
+    Ok(vshmem::Session::attach_to(path)?)
 }
 
 /// Why nobody answers at `path`, and what to do about it.
@@ -145,7 +174,8 @@ pub fn start_endpoint(path: &Path) -> anyhow::Result<()> {
     command.arg("--embedded").arg("--socket").arg(path);
     command.arg("--ready-fd").arg(tell.as_raw_fd().to_string());
     // It serves many programs: it must not keep this one's directory, terminal or preloads.
-    command.current_dir("/").env_remove("LD_PRELOAD").env_remove("VSHMEM_SOCKET");
+    command.current_dir("/").env_remove("LD_PRELOAD");
+    command.env_remove("VSHMEM_SOCKET").env_remove("VSHMEM_RULES");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let child = command.spawn().with_context(|| format!("cannot start {}", daemon.display()))?;
     drop(tell);

@@ -28,7 +28,14 @@ impl World {
         command.env("XDG_RUNTIME_DIR", self.path("user"));
         command.env("VSHMEM_RUNTIME_DIR", self.path("system"));
         command.env("COLUMNS", "100");
-        for name in ["VSHMEM_SOCKET", "VSHMEM_LIB", "LD_PRELOAD", "RUST_LOG", "RUST_BACKTRACE"] {
+        for name in [
+            "VSHMEM_SOCKET",
+            "VSHMEM_RULES",
+            "VSHMEM_LIB",
+            "LD_PRELOAD",
+            "RUST_LOG",
+            "RUST_BACKTRACE",
+        ] {
             command.env_remove(name);
         }
         command
@@ -115,6 +122,10 @@ fn every_complaint_is_as_recorded() {
     fs::write(&odd, "").unwrap();
     let dead = world.path("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let rules = world.path("rules");
+    fs::write(&rules, "# shared\n0x1000-0x1fff = demo\n0x2000- = demo\n").unwrap();
+    let (rules, none) = (rules.to_str().unwrap(), world.path("none"));
+    let library_only: &[(&str, &Path)] = &[("VSHMEM_LIB", &library)];
     let cases: &[Case<'_>] = &[
         ("nothing", &[], &[]),
         ("unknown-command", &["frobnicate"], &[]),
@@ -131,6 +142,26 @@ fn every_complaint_is_as_recorded() {
             "run-dead-socket",
             &["run", "true"],
             &[("VSHMEM_LIB", &library), ("VSHMEM_SOCKET", &dead)],
+        ),
+        ("run-share-bad-key", &["run", "--share", "1,0x2z=demo", "true"], library_only),
+        ("run-share-bad-target", &["run", "--share", "1=../x", "true"], library_only),
+        ("run-share-not-served", &["run", "--share", "1=demo", "true"], library_only),
+        (
+            "run-share-never-applies",
+            &["run", "--share", "*=local", "--share", "1=demo", "true"],
+            library_only,
+        ),
+        (
+            "run-share-without-default",
+            &["run", "--region", "demo", "--share", "1=blue", "true"],
+            library_only,
+        ),
+        ("run-rules-bad-file", &["run", "--rules", rules, "true"], library_only),
+        ("run-rules-no-file", &["run", "--rules", none.to_str().unwrap(), "true"], library_only),
+        (
+            "run-rules-bad-environment",
+            &["run", "true"],
+            &[("VSHMEM_LIB", &library), ("VSHMEM_RULES", Path::new("1=demo;2=De mo"))],
         ),
         ("run-library-missing", &["run", "true"], &[("VSHMEM_LIB", Path::new("/no/lib.so"))]),
         ("run-library-odd-path", &["run", "true"], &[("VSHMEM_LIB", &odd)]),

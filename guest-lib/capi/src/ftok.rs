@@ -31,7 +31,7 @@ fn hash(path: &[u8]) -> u32 {
 /// `path` is a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ftok(path: *const c_char, letter: c_int) -> key_t {
-    if global::session().is_none() || plain() {
+    if !global::in_use() || plain() {
         let mut stat = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: the caller's string, and room for the result.
         if unsafe { libc::stat(path, stat.as_mut_ptr()) } != 0 {

@@ -1,10 +1,12 @@
 //! `libvshmem.so`: System V IPC for programs that were never told about vshmem.
 //!
 //! Preloaded (as `vshmem run` does) it takes the place of the C library's calls. It is inert until
-//! a program makes one: then `VSHMEM_SOCKET` decides. If it is set, `*get` goes to that region and
-//! nowhere else; if the endpoint cannot be reached, a message on standard error says so once and
-//! the calls fail with ENOSYS: never does a program silently get the kernel's objects instead. If
-//! it is not set, everything goes to the kernel. Ids tell the worlds apart: ours have bit 30.
+//! a program makes one: then `VSHMEM_SOCKET` and `VSHMEM_RULES` decide. With a socket alone, `*get`
+//! goes to that region; rules lead each key to it, to another region or to the kernel ([`global`]).
+//! If an endpoint cannot be reached, or the rules cannot be read, a message on standard error says so
+//! once and the calls fail with ENOSYS: never does a program silently get the kernel's objects
+//! instead. If neither is set, everything goes to the kernel. Ids tell the worlds apart: ours have
+//! bit 30, and their region's number.
 //!
 //! Linked, it serves the same calls also under names of its own: see `include/vshmem.h`.
 //!

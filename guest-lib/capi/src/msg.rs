@@ -1,18 +1,18 @@
 //! `msgget`, `msgsnd`, `msgrcv`, `msgctl`.
 
 use crate::abi::{MsgInfo, MsqidDs, cmd};
-use crate::global::{answer, int, session};
+use crate::global::{answer, by_id, by_key, int, rest};
 use crate::memory;
 use libc::{c_int, c_long, c_void, key_t, size_t, ssize_t};
+use vshmem::sysv::Errno;
 use vshmem::sysv::msg;
-use vshmem::sysv::{Errno, ID_BIT};
-use vshmem::{Error, Limit, Result, Session};
+use vshmem::{Error, Kind, Limit, Result, Session};
 
 /// `msgget(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn msgget(key: key_t, flags: c_int) -> c_int {
-    match session() {
-        Some(s) => int(|| s.call(|r, on, c| msg::get(r, on, c, key, flags))),
+    match by_key(Kind::Queue, key) {
+        Some(s) => int(|| s?.call(|r, on, c| msg::get(r, on, c, key, flags))),
         // SAFETY: no pointers.
         None => unsafe { libc::syscall(libc::SYS_msgget, key, flags) as c_int },
     }
@@ -29,13 +29,11 @@ pub unsafe extern "C" fn msgsnd(
     n: size_t,
     flags: c_int,
 ) -> c_int {
-    match session() {
-        Some(s) if id & ID_BIT != 0 => {
-            // SAFETY: as the caller promises.
-            int(|| unsafe { send(s, id, message, n, flags) }.map(|()| 0))
-        }
+    match by_id(id) {
+        // SAFETY: as the caller promises.
+        Some(s) => int(|| unsafe { send(s?, id, message, n, flags) }.map(|()| 0)),
         // SAFETY: the kernel checks the pointer.
-        _ => unsafe { libc::syscall(libc::SYS_msgsnd, id, message, n, flags) as c_int },
+        None => unsafe { libc::syscall(libc::SYS_msgsnd, id, message, n, flags) as c_int },
     }
 }
 
@@ -78,14 +76,14 @@ pub unsafe extern "C" fn msgrcv(
     mtype: c_long,
     flags: c_int,
 ) -> ssize_t {
-    match session() {
-        Some(s) if id & ID_BIT != 0 => {
+    match by_id(id) {
+        Some(s) => {
             // SAFETY: as the caller promises.
-            let got = answer(|| unsafe { receive(s, id, message, n, mtype, flags) });
+            let got = answer(|| unsafe { receive(s?, id, message, n, mtype, flags) });
             got.map_or(-1, usize::cast_signed)
         }
         // SAFETY: the kernel checks the pointer.
-        _ => unsafe { libc::syscall(libc::SYS_msgrcv, id, message, n, mtype, flags) as ssize_t },
+        None => unsafe { libc::syscall(libc::SYS_msgrcv, id, message, n, mtype, flags) as ssize_t },
     }
 }
 
@@ -127,11 +125,11 @@ unsafe fn receive(
 pub unsafe extern "C" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::MSG_INFO | cmd::MSG_STAT | cmd::MSG_STAT_ANY);
-    match session() {
+    match if by_index { rest(Kind::Queue) } else { by_id(id) } {
         // SAFETY: as the caller promises.
-        Some(s) if by_index || id & ID_BIT != 0 => int(|| unsafe { control(s, id, command, arg) }),
+        Some(s) => int(|| unsafe { control(s?, id, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        _ => unsafe { libc::syscall(libc::SYS_msgctl, id, command, arg) as c_int },
+        None => unsafe { libc::syscall(libc::SYS_msgctl, id, command, arg) as c_int },
     }
 }
 

@@ -26,11 +26,14 @@ pub unsafe extern "C" fn vshmem_attach(region: *const c_char) -> c_int {
     let environment = || socket_from_environment().filter(|_| name.is_none());
     let socket = environment().unwrap_or_else(|| socket_of(name));
     let Ok(session) = global::answer(|| Session::attach_to(&socket)) else { return -1 };
-    if global::publish(session).is_err() {
-        global::set_errno(libc::EALREADY);
-        return -1;
+    match global::answer(|| global::adopt(session)) {
+        Ok(true) => 0,
+        Ok(false) => {
+            global::set_errno(libc::EALREADY);
+            -1
+        }
+        Err(()) => -1,
     }
-    0
 }
 
 macro_rules! also {

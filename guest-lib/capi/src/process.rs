@@ -15,11 +15,9 @@ fn waited(pid: pid_t, status: c_int) {
 }
 
 fn child_died(pid: pid_t) {
-    if let Some(session) = global::attached() {
-        let before = global::errno();
-        session.child_died(pid.cast_unsigned());
-        global::set_errno(before);
-    }
+    let before = global::errno();
+    global::each(|session| session.child_died(pid.cast_unsigned()));
+    global::set_errno(before);
 }
 
 fn give(status: c_int, to: *mut c_int) {
@@ -149,9 +147,7 @@ pub extern "C" fn _Exit(status: c_int) -> ! {
 
 /// The orderly end: undo and detach now, so that whoever waits for this process finds it done.
 extern "C" fn leave() {
-    if let Some(session) = global::attached() {
-        session.leave();
-    }
+    global::each(vshmem::Session::leave);
 }
 
 // Runs after the program's own `atexit` functions, which may still use IPC.
@@ -169,8 +165,8 @@ macro_rules! changes_credentials {
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name($($arg: $type),*) -> c_int {
             let rc = next!($name($($arg: $type),*) -> c_int);
-            if rc == 0 && let Some(session) = global::attached() {
-                session.credentials_changed();
+            if rc == 0 {
+                global::each(vshmem::Session::credentials_changed);
             }
             rc
         }

@@ -1,19 +1,19 @@
 //! `semget`, `semop`, `semtimedop`, `semctl`.
 
 use crate::abi::{SemInfo, Sembuf, SemidDs, cmd};
-use crate::global::{self, int, session};
+use crate::global::{self, by_id, by_key, int, rest};
 use crate::memory;
 use libc::{c_int, c_long, c_ulong, key_t, size_t, timespec};
 use std::time::Duration;
 use vshmem::sysv::sem;
 use vshmem::sysv::{Errno, ID_BIT};
-use vshmem::{Error, Limit, Result, Session};
+use vshmem::{Error, Kind, Limit, Result, Session};
 
 /// `semget(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
-    match session() {
-        Some(s) => int(|| s.call(|r, on, c| sem::get(r, on, c, key, nsems, flags))),
+    match by_key(Kind::Set, key) {
+        Some(s) => int(|| s?.call(|r, on, c| sem::get(r, on, c, key, nsems, flags))),
         // SAFETY: no pointers.
         None => unsafe { libc::syscall(libc::SYS_semget, key, nsems, flags) as c_int },
     }
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_in
     if n == 1
         && id & ID_BIT != 0
         && !memory::bad(ops)
-        && let Some((r, c)) = global::fast()
+        && let Some((r, c)) = global::fast(id)
     {
         // SAFETY: the caller's one operation.
         let op = unsafe { *ops };
@@ -57,13 +57,11 @@ pub unsafe extern "C" fn semtimedop(
     n: size_t,
     limit: *const timespec,
 ) -> c_int {
-    match session() {
-        Some(s) if id & ID_BIT != 0 => {
-            // SAFETY: as the caller promises.
-            int(|| unsafe { timed(s, id, ops, n, limit) }.map(|()| 0))
-        }
+    match by_id(id) {
+        // SAFETY: as the caller promises.
+        Some(s) => int(|| unsafe { timed(s?, id, ops, n, limit) }.map(|()| 0)),
         // SAFETY: the kernel checks the pointers.
-        _ => unsafe { libc::syscall(libc::SYS_semtimedop, id, ops, n, limit) as c_int },
+        None => unsafe { libc::syscall(libc::SYS_semtimedop, id, ops, n, limit) as c_int },
     }
 }
 
@@ -128,13 +126,11 @@ fn duration(t: timespec) -> Result<Duration> {
 pub unsafe extern "C" fn semctl(id: c_int, num: c_int, command: c_int, arg: c_ulong) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::SEM_INFO | cmd::SEM_STAT | cmd::SEM_STAT_ANY);
-    match session() {
-        Some(s) if by_index || id & ID_BIT != 0 => {
-            // SAFETY: as the caller promises.
-            int(|| unsafe { control(s, id, num, command, arg) })
-        }
+    match if by_index { rest(Kind::Set) } else { by_id(id) } {
+        // SAFETY: as the caller promises.
+        Some(s) => int(|| unsafe { control(s?, id, num, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        _ => unsafe { libc::syscall(libc::SYS_semctl, id, num, command, arg) as c_int },
+        None => unsafe { libc::syscall(libc::SYS_semctl, id, num, command, arg) as c_int },
     }
 }
 

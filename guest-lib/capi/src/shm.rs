@@ -1,12 +1,12 @@
 //! `shmget`, `shmat`, `shmdt`, `shmctl`.
 
 use crate::abi::{ShmLimits, ShmUsage, ShmidDs, cmd};
-use crate::global::{answer, attached, int, session};
+use crate::global::{answer, by_id, by_key, each, int, rest};
 use libc::{c_int, c_void, key_t, size_t};
 use std::ptr;
+use vshmem::sysv::Errno;
 use vshmem::sysv::shm;
-use vshmem::sysv::{Errno, ID_BIT};
-use vshmem::{Error, Placement, Result, Session};
+use vshmem::{Error, Kind, Placement, Result, Session};
 
 const PAGE: usize = 4096;
 const INDEX: c_int = 0x7fff;
@@ -14,8 +14,8 @@ const INDEX: c_int = 0x7fff;
 /// `shmget(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
-    match session() {
-        Some(s) => int(|| s.call(|r, on, c| shm::get(r, on, c, key, size as u64, flags))),
+    match by_key(Kind::Seg, key) {
+        Some(s) => int(|| s?.call(|r, on, c| shm::get(r, on, c, key, size as u64, flags))),
         // SAFETY: no pointers.
         None => unsafe { libc::syscall(libc::SYS_shmget, key, size, flags) as c_int },
     }
@@ -28,17 +28,27 @@ pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
     let failed = ptr::without_provenance_mut(usize::MAX);
-    match session() {
-        Some(s) if id & ID_BIT != 0 => {
+    match by_id(id) {
+        Some(s) => {
             let attached = answer(|| {
+                let s = s?;
                 let place = placement(at as usize, flags)?;
                 // SAFETY: as the caller promises.
-                unsafe { s.attach_segment(id, place) }
+                let (at, len) = unsafe { s.attach_segment(id, place) }?;
+                if place.replace {
+                    // It may lie over a segment of another region.
+                    each(|other| {
+                        if !std::ptr::eq(other, s) {
+                            other.unmapped(at as usize, len);
+                        }
+                    });
+                }
+                Ok(at)
             });
-            attached.map_or(failed, |(at, _)| at.cast())
+            attached.map_or(failed, <*mut u8>::cast)
         }
         // SAFETY: the kernel checks the address; the result is one, or -1.
-        _ => unsafe { libc::syscall(libc::SYS_shmat, id, at, flags) as *mut c_void },
+        None => unsafe { libc::syscall(libc::SYS_shmat, id, at, flags) as *mut c_void },
     }
 }
 
@@ -62,16 +72,20 @@ fn placement(at: usize, flags: c_int) -> Result<Placement> {
 /// Nothing may rely on the segment attached at `at`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
-    if let Some(s) = session() {
-        // SAFETY: as the caller promises.
-        match answer(|| unsafe { s.detach_segment(at as usize) }) {
-            Ok(true) => return 0,
-            Ok(false) => {}
-            Err(()) => return -1,
+    let mut detached = None;
+    each(|s| {
+        if detached.is_none() {
+            // SAFETY: as the caller promises.
+            let done = answer(|| unsafe { s.detach_segment(at as usize) });
+            detached = match done {
+                Ok(true) => Some(0),
+                Ok(false) => None,
+                Err(()) => Some(-1),
+            };
         }
-    }
+    });
     // SAFETY: as the caller promises; the kernel checks the address.
-    unsafe { libc::syscall(libc::SYS_shmdt, at) as c_int }
+    detached.unwrap_or_else(|| unsafe { libc::syscall(libc::SYS_shmdt, at) as c_int })
 }
 
 /// `shmctl(2)`.
@@ -82,11 +96,11 @@ pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
 pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::SHM_INFO | cmd::SHM_STAT | cmd::SHM_STAT_ANY);
-    match session() {
+    match if by_index { rest(Kind::Seg) } else { by_id(id) } {
         // SAFETY: as the caller promises.
-        Some(s) if by_index || id & ID_BIT != 0 => int(|| unsafe { control(s, id, command, arg) }),
+        Some(s) => int(|| unsafe { control(s?, id, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        _ => unsafe { libc::syscall(libc::SYS_shmctl, id, command, arg) as c_int },
+        None => unsafe { libc::syscall(libc::SYS_shmctl, id, command, arg) as c_int },
     }
 }
 
@@ -165,10 +179,8 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
 pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
     // SAFETY: as the caller promises.
     let rc = unsafe { libc::syscall(libc::SYS_munmap, at, len) as c_int };
-    if rc == 0
-        && let Some(s) = attached()
-    {
-        s.unmapped(at as usize, len);
+    if rc == 0 {
+        each(|s| s.unmapped(at as usize, len));
     }
     rc
 }
@@ -181,10 +193,8 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
 pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_int) -> c_int {
     // SAFETY: as the caller promises.
     let rc = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
-    if rc == 0
-        && let Some(s) = attached()
-    {
-        s.protected(at as usize, len, protection);
+    if rc == 0 {
+        each(|s| s.protected(at as usize, len, protection));
     }
     rc
 }

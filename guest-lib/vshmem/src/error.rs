@@ -67,6 +67,21 @@ pub enum Error {
     /// A segment of the endpoint's region could not be mapped here.
     #[error("cannot map the segment: {0}")]
     Segment(io::Error),
+    /// Rules that cannot be read.
+    #[error("VSHMEM_RULES: {0}")]
+    Rules(#[from] crate::BadRule),
+    /// An id would not tell which of two regions it is of.
+    #[error(
+        "the regions at {} and {} both have number {number}, and a program cannot use both: give one of them another `number` in vshmemd's configuration", .first.display(), .second.display()
+    )]
+    SameNumber {
+        /// The number.
+        number: u32,
+        /// The region that was attached first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// A process has only so many sessions.
     #[error("more than {0} sessions in one process")]
     Sessions(usize),
@@ -78,14 +93,18 @@ impl Error {
     /// | cause | errno |
     /// |---|---|
     /// | the call itself | the kernel's for that case; `EIO` for a corrupt region |
-    /// | no endpoint, or a strange one | `ENOSYS`: there is no System V IPC here |
+    /// | no endpoint, or a strange one; rules or regions that cannot be | `ENOSYS`: there is no System V IPC here |
     /// | refused | what the endpoint said, `EACCES` as a rule |
     /// | no lanes, no memory | `ENOMEM` |
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
             Self::Call(e) => e.errno(),
-            Self::NoEndpoint { .. } | Self::Protocol { .. } | Self::Region { .. } => libc::ENOSYS,
+            Self::NoEndpoint { .. }
+            | Self::Protocol { .. }
+            | Self::Region { .. }
+            | Self::Rules(_)
+            | Self::SameNumber { .. } => libc::ENOSYS,
             Self::Refused { status, .. } => i32::try_from(*status).unwrap_or(libc::EACCES),
             Self::Map { .. } | Self::Lanes(_) | Self::Nested(_) | Self::Sessions(_) => libc::ENOMEM,
             Self::Segment(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),

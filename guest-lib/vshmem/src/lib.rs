@@ -32,6 +32,7 @@
 
 pub mod abi;
 mod credentials;
+mod environment;
 mod error;
 mod fd;
 mod fork;
@@ -45,18 +46,22 @@ mod module;
 mod objects;
 mod parts;
 mod pieces;
+mod rules;
 mod session;
 mod spin;
 mod sys;
 
+pub use environment::{rules_from_environment, socket_from_environment, socket_of};
 pub use error::{Error, Result};
 pub use interrupt::Signals;
 pub use keeper::Rights;
 pub use mapping::Mapping;
 pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
 pub use pieces::Placement;
-pub use session::{Session, socket_from_environment, socket_of};
-pub use vshmem_core::{Region, layout::Limit};
+pub use rules::{BadRule, Rules, Target};
+pub use session::Session;
+pub use vshmem_core::layout::{Limit, MAX_NUMBER};
+pub use vshmem_core::{Region, region::Kind};
 /// What the calls do: for those who need every detail of them.
 pub use vshmem_sysv as sysv;
 

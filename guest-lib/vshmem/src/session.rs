@@ -1,6 +1,7 @@
 //! A process's membership in a region.
 
 use crate::credentials::{self, Ids};
+use crate::environment::{socket_from_environment, socket_of};
 use crate::error::{Error, Result};
 use crate::fd::FileId;
 use crate::fork;
@@ -149,38 +150,6 @@ pub struct Session {
     shared: Box<Shared>,
 }
 
-/// The socket that `VSHMEM_SOCKET` names.
-#[must_use]
-pub fn socket_from_environment() -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    // SAFETY: a string with its end. (`std::env` would take a lock that a handler may meet.)
-    let value = unsafe { libc::getenv(c"VSHMEM_SOCKET".as_ptr()) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: the environment's strings have an end; it is copied at once.
-    let value = unsafe { std::ffi::CStr::from_ptr(value) }.to_bytes();
-    (!value.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(value)))
-}
-
-/// The socket of region `name` on this machine, or the user's own default endpoint.
-#[must_use]
-pub fn socket_of(name: Option<&str>) -> PathBuf {
-    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    match name {
-        Some(name) => {
-            let dir = var("VSHMEM_RUNTIME_DIR").unwrap_or_else(|| "/run/vshmem".into());
-            dir.join(format!("{name}.sock"))
-        }
-        None => {
-            // SAFETY: cannot fail.
-            let uid = unsafe { libc::getuid() };
-            let own = || PathBuf::from(format!("/tmp/vshmem-{uid}"));
-            var("XDG_RUNTIME_DIR").map_or_else(own, |d| d.join("vshmem")).join("default.sock")
-        }
-    }
-}
-
 impl Session {
     /// Attaches to the endpoint that `VSHMEM_SOCKET` names (as `vshmem run` sets it), else to the
     /// user's default one.
@@ -224,6 +193,12 @@ impl Session {
         });
         fork::register(&shared)?;
         Ok(Self { shared })
+    }
+
+    /// The endpoint's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.shared.link.lock().socket().to_owned()
     }
 
     pub(crate) fn shared(&self) -> &Shared {
