@@ -46,6 +46,21 @@ impl Corrupt {
     pub const fn new(at: Offset, what: &'static str) -> Self {
         Self { at, what }
     }
+
+    const FENCED: &'static str =
+        "the journal was taken away: its task was reaped or its peer fenced";
+
+    /// A report that is none of corruption: who meets it was taken for dead and shut out.
+    #[must_use]
+    pub const fn fenced(at: Offset) -> Self {
+        Self::new(at, Self::FENCED)
+    }
+
+    /// Whether this is [`Corrupt::fenced`].
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.what == Self::FENCED
+    }
 }
 
 /// Shared 64-bit words, addressed by offset.

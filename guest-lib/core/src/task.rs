@@ -75,7 +75,7 @@ impl Owner {
         }
     }
 
-    fn from_word(word: u64) -> Option<Self> {
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
         match word & 0xffff {
             0 => None,
             low if low & Self::ENDPOINT != 0 => Some(Self::Endpoint {
@@ -372,7 +372,10 @@ impl<P: Platform> Region<P> {
             if self.mem().load(at, Ordering::Relaxed)? == 0
                 && self.mem().cas(at, 0, owner.word())?
             {
-                return Ok(Some(Lane::new(LaneId(i as u32))));
+                let id = LaneId(i as u32);
+                // Handles of earlier owners, and reapers of theirs that were stopped, come too late.
+                let seq = self.move_journal(id, || Ok(true))?;
+                return Ok(seq.map(|seq| Lane::at(id, seq)));
             }
         }
         Ok(None)

@@ -24,7 +24,7 @@
 //! 6. each entry applied by compare-and-swap, old → new;
 //! 7. each lock word: {seq, lane} → 0;
 //! 8. sleepers named by entries woken;
-//! 9. journal ← {seq, `IDLE`}.
+//! 9. journal: `COMMITTED` → `IDLE`, by whoever has seen 6 to 8 through.
 //!
 //! A death before 5 leaves at most lock words that the next comer overwrites; a death after 5 is
 //! finished by the next comer that wants one of the locks, or by the reaper, whichever is first.
@@ -35,10 +35,18 @@
 //! word. Cells carry a tag that grows with every change, semaphore words a sequence, and memory of
 //! the pools never changes its type, so the comparison fails. Entries are only rewritten after the
 //! journal left `COMMITTED`, and a helper looks at the journal again after copying each one.
+//!
+//! # Why an owner that is not dead after all does no harm
+//!
+//! A task can be reaped while it still runs: a guest that said "rebooting" and takes some
+//! milliseconds over it, a peer that was fenced and comes back. Its reaper moves the journals of its
+//! lanes on by two sequence numbers ([`Region::fence_lane`]), as every new owner does when it takes
+//! a lane, and a handle that finds its journal moved begins no further transaction.
 
 use crate::layout::{Table, lane};
 use crate::mem::{Corrupt, Offset, Ordering, Platform};
 use crate::region::Region;
+use crate::task::Owner;
 
 /// Index of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -54,6 +62,9 @@ const LANE_BITS: u32 = 15;
 const WAKE: u64 = 1;
 /// Turns of [`crate::mem::Mem::relax`] before an active owner is taken for stopped; doubled with every retry.
 const PATIENCE: u32 = if cfg!(loom) { 0 } else { 256 };
+
+/// Attempts at a journal that others keep changing: they do so a few times for a good reason.
+const JOURNAL_TURNS: u32 = 1000;
 
 const fn journal(seq: u64, state: u64) -> u64 {
     seq << 2 | state
@@ -83,6 +94,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Lane {
     id: LaneId,
+    /// The sequence of the last transaction begun; none before the first.
+    seq: Option<u64>,
     writes: Vec<Entry>,
     locks: Vec<Offset>,
 }
@@ -93,9 +106,15 @@ impl Lane {
     pub fn new(id: LaneId) -> Self {
         Self {
             id,
+            seq: None,
             writes: Vec::with_capacity(lane::MAX_ENTRIES),
             locks: Vec::with_capacity(lane::MAX_LOCKS),
         }
+    }
+
+    /// As [`Lane::new`], for a lane whose journal was just moved to `seq`.
+    pub(crate) fn at(id: LaneId, seq: u64) -> Self {
+        Self { seq: Some(seq), ..Self::new(id) }
     }
 
     /// Its index.
@@ -172,7 +191,45 @@ impl<P: Platform> Region<P> {
         }
     }
 
-    /// Whether the lane's journal is committed and not yet finished by its owner.
+    /// Shuts out the owner of lane `id`, be it dead or not: settles what it left, and moves the
+    /// journal on so that a handle of before begins no further transaction. `false`: the lane is
+    /// not `owner`'s, or not any more.
+    ///
+    /// # Errors
+    /// The lane's journal is corrupt.
+    pub fn fence_lane(&self, id: LaneId, owner: Owner) -> Result<bool, Corrupt> {
+        // The owner is looked at after the journal: whoever takes the lane later moves the journal
+        // first, and the swap fails.
+        Ok(self.move_journal(id, || Ok(self.lane_owner(id)? == Some(owner)))?.is_some())
+    }
+
+    /// Moves the journal of lane `id` to rest at a sequence of which no handle knows, and returns
+    /// it; `None` if `still` says no.
+    pub(crate) fn move_journal(
+        &self,
+        id: LaneId,
+        still: impl Fn() -> Result<bool, Corrupt>,
+    ) -> Result<Option<u64>, Corrupt> {
+        let at = self.lane(id)?.plus(lane::JOURNAL);
+        for _ in 0..JOURNAL_TURNS {
+            // Acquire: pairs with the commit; what the entries say is visible.
+            let word = self.mem().load(at, Ordering::Acquire)?;
+            if !still()? {
+                return Ok(None);
+            }
+            if word & 3 == COMMITTED {
+                self.help(id, word >> 2)?;
+                continue;
+            }
+            let seq = (word >> 2) + 2;
+            if self.mem().cas(at, word, journal(seq, IDLE))? {
+                return Ok(Some(seq));
+            }
+        }
+        Err(Corrupt::new(at, "journal never comes to rest"))
+    }
+
+    /// Whether the lane's journal is committed and not yet finished.
     ///
     /// # Errors
     /// The lane does not exist.
@@ -228,6 +285,8 @@ impl<P: Platform> Region<P> {
                 self.wake_status(Offset(at & !7))?;
             }
         }
+        // Seen through, here at least.
+        mem.cas(status, journal(seq, COMMITTED), journal(seq, IDLE))?;
         Ok(())
     }
 
@@ -251,15 +310,31 @@ impl<'a, P: Platform> Txn<'a, P> {
         lane.writes.clear();
         lane.locks.clear();
         let at = region.lane(lane.id)?.plus(lane::JOURNAL);
-        // Acquire: an abort by another, or our own past.
-        let word = region.mem().load(at, Ordering::Acquire)?;
-        if word & 3 == COMMITTED {
-            // The last call of this lane was left by a jump after its commit.
-            region.help(lane.id, word >> 2)?;
-        }
-        let seq = (word >> 2) + 1;
-        // Release: the entries of the last transaction are not rewritten before this is seen.
-        region.mem().store(at, journal(seq, ACTIVE), Ordering::Release)?;
+        let mut turns = 0;
+        let seq = loop {
+            // Acquire: an abort by another, or our own past.
+            let word = region.mem().load(at, Ordering::Acquire)?;
+            let seq = word >> 2;
+            // One less than begun: a jump out of `begin` itself, before the swap.
+            if lane.seq.is_some_and(|mine| seq != mine && seq + 1 != mine) {
+                return Err(Corrupt::fenced(at));
+            }
+            turns += 1;
+            if turns > JOURNAL_TURNS {
+                return Err(Corrupt::new(at, "journal never comes to rest"));
+            }
+            if word & 3 == COMMITTED {
+                // The last call of this lane was left by a jump after its commit.
+                region.help(lane.id, seq)?;
+                continue;
+            }
+            lane.seq = Some(seq + 1);
+            // Acquire-release: the entries of the last transaction are not rewritten before this is
+            // seen. It fails when somebody aborted, helped or fenced at this moment.
+            if region.mem().cas(at, word, journal(seq + 1, ACTIVE))? {
+                break seq + 1;
+            }
+        };
         let robbed = at.plus(lane::ROBBED - lane::JOURNAL);
         // Relaxed: a hint.
         if region.mem().load(robbed, Ordering::Relaxed)? != u64::from(attempt) {
@@ -450,6 +525,12 @@ impl<'a, P: Platform> Txn<'a, P> {
         }
         let mem = self.region.mem();
         let base = self.region.lane(self.lane.id)?;
+        let status = self.journal_at()?;
+        if mem.load(status, Ordering::Acquire)? != journal(self.seq, ACTIVE) {
+            // Robbed already; or reaped, and then the room for entries is another's.
+            self.release()?;
+            return Ok(false);
+        }
         for (i, entry) in self.lane.writes.iter().enumerate() {
             let at = base.plus(lane::JOURNAL_ENTRY).index(i as u64, lane::ENTRY_SIZE);
             // Release: a late helper of our last transaction that meets one of these sees `ACTIVE` too.
@@ -462,7 +543,6 @@ impl<'a, P: Platform> Txn<'a, P> {
         }
         mem.store(base.plus(lane::ENTRIES), self.lane.writes.len() as u64, Ordering::Release)?;
         mem.store(base.plus(lane::LOCKS), self.lane.locks.len() as u64, Ordering::Release)?;
-        let status = self.journal_at()?;
         if !mem.cas(status, journal(self.seq, ACTIVE), journal(self.seq, COMMITTED))? {
             self.release()?;
             return Ok(false);
@@ -475,8 +555,8 @@ impl<'a, P: Platform> Txn<'a, P> {
         for entry in self.lane.writes.iter().filter(|e| e.wake) {
             self.region.wake_status(entry.at)?;
         }
-        // Release: everything above is over before the entries can be rewritten.
-        mem.store(status, journal(self.seq, IDLE), Ordering::Release)?;
+        // Over, before the entries can be rewritten. A swap: the journal may not be ours any more.
+        mem.cas(status, journal(self.seq, COMMITTED), journal(self.seq, IDLE))?;
         Ok(true)
     }
 

@@ -84,7 +84,8 @@ impl Error {
 
 impl From<Corrupt> for Error {
     fn from(c: Corrupt) -> Self {
-        Self::Corrupt(c)
+        // For one who was shut out, the objects are gone.
+        if c.is_fenced() { Self::Errno(Errno::EIDRM) } else { Self::Corrupt(c) }
     }
 }
 

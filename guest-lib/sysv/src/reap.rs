@@ -56,7 +56,9 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
             continue;
         }
         let mut clear = || {
-            r.settle_lane(id, true)?;
+            if !r.fence_lane(id, owner)? {
+                return Ok(()); // Another reaper was faster.
+            }
             unqueue(r, on, id, Some(owner))?;
             park::pass_on(r, on, id, Some(owner))?;
             drop_held(r, on, id, Some(owner))?;

@@ -394,7 +394,7 @@ fn drop_attachments<P: Platform>(
         });
         match done {
             // Removed since we looked: the last one needs the directory's lock, and takes it first.
-            Err(Error::Errno(Errno::EIDRM)) => doomed = true,
+            Err(Error::Errno(Errno::EIDRM)) if !doomed => doomed = true,
             Err(error) => return Err(error),
             Ok(()) => return crate::reap::drop_own(r, on),
         }

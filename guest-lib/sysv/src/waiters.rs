@@ -2,6 +2,8 @@
 
 use crate::{Errno, Error, Result};
 use vshmem_core::layout::{lane, waits};
+use vshmem_core::mem::Ordering;
+use vshmem_core::txn::next_cell;
 use vshmem_core::wait::{self, Waited};
 use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
 
@@ -186,7 +188,14 @@ pub(crate) fn sleep<P: Platform>(
 
 /// Takes a settled outcome: nobody has to be woken for it any more.
 fn take<P: Platform>(r: &Region<P>, on: &Lane, status: u32) -> Result<()> {
-    r.init(r.lane(on.id())?.plus(lane::STATUS), wait::IDLE)?;
+    if status != wait::IDLE {
+        let at = r.lane(on.id())?.plus(lane::STATUS);
+        let word = r.mem().load(at, Ordering::Acquire)?;
+        // Nobody but its owner changes a settled status; if it changed, the lane has a new owner.
+        if word as u32 != status || !r.mem().cas(at, word, next_cell(word, wait::IDLE))? {
+            return Err(Errno::EIDRM.into());
+        }
+    }
     outcome(status)
 }
 

@@ -81,6 +81,41 @@ mod plain {
         assert_eq!((region.peek(A), region.peek(B)), (Ok(2), Ok(1)));
     }
 
+    #[test]
+    fn a_fenced_owner_begins_nothing_more_and_the_next_is_not_fenced_late() {
+        let region = bare(HeapMem::new(size(2)), 2);
+        let (was, is) = (Owner::from_word(5).unwrap(), Owner::from_word(9).unwrap());
+        let mut zombie = region.claim_lane(was).unwrap().unwrap();
+        let id = zombie.id();
+        transfer(&region, &mut zombie).unwrap();
+        assert!(region.fence_lane(id, was).unwrap());
+        assert!(transfer(&region, &mut zombie).unwrap_err().is_fenced());
+        assert!(region.release_lane(id, was).unwrap());
+        let mut next = region.claim_lane(is).unwrap().unwrap();
+        assert_eq!(next.id(), id);
+        // A second reaper that was stopped since before the first was done.
+        assert!(!region.fence_lane(id, was).unwrap());
+        transfer(&region, &mut next).unwrap();
+        assert!(transfer(&region, &mut zombie).unwrap_err().is_fenced());
+        assert_eq!(region.peek(A), Ok(2));
+    }
+
+    #[test]
+    fn an_owner_fenced_in_the_middle_commits_nothing() {
+        let region = bare(HeapMem::new(size(1)), 1);
+        let owner = Owner::from_word(5).unwrap();
+        let mut on = region.claim_lane(owner).unwrap().unwrap();
+        let id = on.id();
+        let result: Result<(), Corrupt> = region.transact(&mut on, |txn| {
+            txn.lock(LOCK)?;
+            txn.set(A, 1)?;
+            assert!(region.fence_lane(id, owner)?);
+            Ok(())
+        });
+        assert!(result.unwrap_err().is_fenced());
+        assert_eq!((region.peek(A), region.peek(LOCK)), (Ok(0), Ok(0)));
+    }
+
     /// The crash test of this module: death at every single store.
     #[test]
     fn death_at_any_store_leaves_all_or_nothing_and_no_lock() {
