@@ -348,6 +348,16 @@ impl<P: Platform> Region<P> {
         }))
     }
 
+    /// State and incarnation of the slot `index`.
+    ///
+    /// # Errors
+    /// There is no such slot.
+    pub fn task_state(&self, index: u32) -> Result<(u64, u64), Corrupt> {
+        let at = self.element(Table::Tasks, index)?;
+        let word = self.mem().load(at.plus(task::STATE), Ordering::Acquire)?;
+        Ok((word & 0xff, word >> 8))
+    }
+
     /// All tasks that are there.
     ///
     /// # Errors

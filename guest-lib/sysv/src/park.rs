@@ -77,6 +77,11 @@ impl Key {
     }
 }
 
+/// The id of the segment a key is in, as programs know it.
+pub fn segment_id<P: Platform>(r: &Region<P>, key: Key) -> i32 {
+    crate::object::id_of(r, key.seg, key.life)
+}
+
 /// How and how long to wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {

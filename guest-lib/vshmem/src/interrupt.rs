@@ -44,6 +44,11 @@ struct Thread {
     call: AtomicU32,
     /// Whether this thread counts in [`stop`].
     stoppable: AtomicU32,
+    /// Handlers run during a [`Call::Park`] that were installed without SA_RESTART.
+    plain: AtomicU64,
+    /// The thread's number, once it was asked for in process `pid`.
+    id: AtomicU32,
+    pid: AtomicU32,
 }
 
 /// Calls that may wait. They differ in what happens to their sleep when the process is stopped and
@@ -54,6 +59,8 @@ pub(crate) enum Call {
     Semop = 1,
     /// It goes on.
     Message = 2,
+    /// As before; and which handlers ran decides whether it begins anew: [`Waiting::restarts`].
+    Park = 3,
 }
 
 /// The program's own handlers by signal; 0 where it never had one that the trampoline stood for.
@@ -118,6 +125,9 @@ fn is_internal(signal: c_int) -> bool {
 unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let thread = sleep::thread();
     thread.count.fetch_add(1, Ordering::Relaxed);
+    if thread.call.load(Ordering::Relaxed) == Call::Park as u32 && !restarts(signal) {
+        thread.plain.fetch_add(1, Ordering::Relaxed);
+    }
     // SAFETY: the kernel's context.
     unsafe { sleep::leave(context) };
     // The call will not sleep on, and the handler may never return to it.
@@ -192,6 +202,7 @@ fn is_active() -> bool {
 /// A call under way, while it lives; handlers that run from here on end its sleep.
 pub(crate) struct Waiting {
     before: (u64, u32),
+    plain: u64,
 }
 
 impl Waiting {
@@ -205,7 +216,13 @@ impl Waiting {
         let before = (thread.entry.load(order), thread.call.load(order));
         thread.entry.store(thread.count.load(order), order);
         thread.call.store(call as u32, order);
-        Self { before }
+        Self { before, plain: thread.plain.load(order) }
+    }
+
+    /// Whether a call that the kernel restarts after handlers with SA_RESTART is to begin anew, now
+    /// that it was interrupted.
+    pub fn restarts(&self) -> bool {
+        interrupted() && sleep::thread().plain.load(Ordering::Relaxed) == self.plain
     }
 }
 
@@ -227,6 +244,25 @@ pub(crate) fn interrupted() -> bool {
     let thread = sleep::thread();
     thread.call.load(Ordering::Relaxed) != 0
         && thread.count.load(Ordering::Relaxed) != thread.entry.load(Ordering::Relaxed)
+}
+
+/// Whether the handler of `signal` is installed with SA_RESTART.
+fn restarts(signal: c_int) -> bool {
+    Action::of(signal).is_some_and(|a| a.flags & libc::SA_RESTART as u64 != 0)
+}
+
+/// The number of the calling thread of process `pid`, as the kernel knows it.
+#[inline]
+pub(crate) fn thread_id(pid: u32) -> u32 {
+    let thread = sleep::thread();
+    if thread.pid.load(Ordering::Relaxed) == pid {
+        return thread.id.load(Ordering::Relaxed);
+    }
+    // SAFETY: cannot fail.
+    let id = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
+    thread.id.store(id, Ordering::Relaxed);
+    thread.pid.store(pid, Ordering::Relaxed);
+    id
 }
 
 /// Whether some handler is uncounted, and may have run; those that can be are counted from now on.

@@ -384,10 +384,10 @@ impl<'a> Segment<'a> {
 /// else writes.
 #[derive(Debug)]
 pub struct Attached<'a> {
-    session: &'a Session,
+    pub(crate) session: &'a Session,
     at: *mut u8,
     len: usize,
-    read_only: bool,
+    pub(crate) read_only: bool,
 }
 
 impl Attached<'_> {
@@ -409,7 +409,7 @@ impl Attached<'_> {
         self.len == 0
     }
 
-    fn inside(&self, from: usize, n: usize) {
+    pub(crate) fn inside(&self, from: usize, n: usize) {
         let fits = from.checked_add(n).is_some_and(|end| end <= self.len);
         assert!(fits, "{n} bytes at {from} of a segment of {}", self.len);
     }

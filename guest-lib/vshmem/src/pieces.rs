@@ -6,6 +6,7 @@ use crate::lock::Lock;
 use crate::parts::Part;
 use crate::session::{Seat, Shared};
 use crate::sys;
+use crate::whereabouts::{self, Range};
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use vshmem_core::layout::{PAGE, REGION_BASE};
 use vshmem_core::mem::Mem;
 use vshmem_core::{Corrupt, Offset};
 use vshmem_sysv::Errno;
+use vshmem_sysv::park::Key;
 use vshmem_sysv::shm::{self, Attachment};
 
 const HUGE: usize = 2 << 20;
@@ -173,6 +175,26 @@ impl Pieces {
         slot.at.store(at, Ordering::Release);
     }
 
+    /// Lets those who ask by address know what is attached now.
+    pub fn publish(&self, shared: &Shared) {
+        static TURN: Lock<()> = Lock::new(());
+        let _turn = TURN.lock();
+        let mut all = whereabouts::all();
+        all.retain(|r| !std::ptr::eq(r.shared, shared));
+        for slot in self.slots() {
+            let at = slot.at.load(Ordering::Acquire);
+            if at <= BUSY {
+                continue;
+            }
+            let (seg, life) = (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
+            for part in slot.parts(at) {
+                let key = Key { seg, life, at: (part.from - at) as u64 };
+                all.push(Range { from: part.from, to: part.to, shared, key });
+            }
+        }
+        whereabouts::publish(all);
+    }
+
     fn clear(&self, slot: &Slot) {
         slot.parts.lock().clear();
         self.count.fetch_sub(1, Ordering::Relaxed);
@@ -238,6 +260,7 @@ impl Pieces {
                     self.cover(shared, at as usize, len);
                 }
                 self.add(at as usize, len, id, &got, place.protection());
+                self.publish(shared);
                 Ok((at, usize::try_from(got.size).unwrap_or(len)))
             }
             Err(e) => {
@@ -257,6 +280,7 @@ impl Pieces {
         let parts = slot.unmap(at);
         let (seg, life) = (slot.seg.load(Ordering::Relaxed), slot.life.load(Ordering::Relaxed));
         self.clear(slot);
+        self.publish(shared);
         self.release(shared, seg, life, parts)?;
         Ok(true)
     }
@@ -315,6 +339,7 @@ impl Pieces {
             }
             self.release(shared, seg, life, before.saturating_sub(now))?;
         }
+        self.publish(shared);
         Ok(())
     }
 

@@ -215,10 +215,7 @@ impl Session {
     }
 
     pub(crate) fn seat(&self) -> Result<&Seat> {
-        match self.shared.seated() {
-            Some(seat) => Ok(seat),
-            None => self.shared.sit_down(),
-        }
+        self.shared.seat()
     }
 
     /// The region, attaching first if need be: for looking without changing.
@@ -335,6 +332,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared.pieces.unmap_all();
+        self.shared.pieces.publish(&self.shared);
         if self.shared.seated().is_some_and(Seat::is_current) {
             self.shared.stand_up();
         }
@@ -373,6 +371,14 @@ impl Shared {
         // Acquire: pairs with the Release in `take`.
         // SAFETY: null, or a seat that lives as long as the session.
         unsafe { self.current.cell().load(Ordering::Acquire).as_ref() }
+    }
+
+    #[inline]
+    pub fn seat(&self) -> Result<&Seat> {
+        match self.seated() {
+            Some(seat) => Ok(seat),
+            None => self.sit_down(),
+        }
     }
 
     /// Makes `seat` this process's.
@@ -439,6 +445,7 @@ impl Shared {
         }
         self.lanes.forget();
         self.pieces.forget();
+        self.pieces.publish(self);
         self.link.lock().hang_up();
     }
 

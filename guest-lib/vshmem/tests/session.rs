@@ -347,3 +347,40 @@ fn extents_outside_the_region_are_corruption_not_a_mapping() {
     }
     let _ = shm::info(s.region().unwrap()).unwrap();
 }
+
+/// A word on which two processes sleep in turn.
+#[test]
+fn processes_sleep_on_words_of_segments_and_wake_each_other() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let segment = s.segment(Key::PRIVATE, 3 << 20, Flags::CREATE.mode(0o600)).unwrap();
+    let (a, b) = (segment.attach().unwrap(), segment.attach().unwrap());
+    const AT: usize = (2 << 20) + 20;
+    assert!(a.wait_on(AT, 1, None).unwrap(), "another value is no reason to sleep");
+    let limit = Duration::from_millis(20);
+    let begin = Instant::now();
+    while a.wait_on(AT, 0, Some(limit.saturating_sub(begin.elapsed()))).unwrap() {}
+    assert!(begin.elapsed() >= limit);
+    assert_eq!(a.wake(AT, 9).unwrap(), 0);
+    let turns = 2000;
+    let child = in_child(|| {
+        // Through the other attachment: it is the same place.
+        for turn in 0..turns {
+            while b.word(AT).load(Ordering::Acquire) != 2 * turn + 1 {
+                b.wait_on(AT, 2 * turn, None).unwrap();
+            }
+            b.word(AT).store(2 * turn + 2, Ordering::Release);
+            b.wake(AT, 1).unwrap();
+        }
+        true
+    });
+    for turn in 0..turns {
+        a.word(AT).store(2 * turn + 1, Ordering::Release);
+        a.wake(AT, 1).unwrap();
+        while a.word(AT).load(Ordering::Acquire) != 2 * turn + 2 {
+            a.wait_on(AT, 2 * turn + 1, None).unwrap();
+        }
+    }
+    left_well(child);
+}
