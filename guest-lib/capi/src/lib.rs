@@ -25,6 +25,7 @@ mod memory;
 mod msg;
 mod next;
 mod own;
+mod posix;
 mod process;
 mod sem;
 mod shm;
