@@ -192,8 +192,21 @@ impl Daemon {
     ///
     /// It ends, or is not ready in time; its log is in the message.
     pub fn start(session: &Session, folder: &Path, region: &str, size: &str) -> Result<Self> {
+        Self::serve(
+            session,
+            folder,
+            &format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n"),
+        )
+    }
+
+    /// Serves what a configuration says; returns once it does. It and the log
+    /// are in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// It ends, or is not ready in time; its log is in the message.
+    pub fn serve(session: &Session, folder: &Path, text: &str) -> Result<Self> {
         let config = folder.join("vshmemd.toml");
-        let text = format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n");
         std::fs::write(&config, text).with_context(|| format!("{}", config.display()))?;
         let ready = folder.join("ready");
         // One that was killed has left its own.

@@ -102,7 +102,8 @@ fn sanitizers() -> Result<Count> {
 
 fn conformance() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
-    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "conformance"]))
+    let mut both = cargo(["test", "-p", "vshmem-tests", "--no-fail-fast"]);
+    libtest(both.args(["--test", "conformance", "--test", "regions"]))
 }
 
 fn bad_input() -> Result<Count> {

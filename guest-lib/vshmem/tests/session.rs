@@ -196,6 +196,70 @@ fn a_child_has_its_parents_attachments_from_birth_and_they_end_with_it() {
 }
 
 #[test]
+fn two_sessions_of_one_process_do_not_disturb_each_other() {
+    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
+    let worlds = [world(Manner::Good, 0), world(Manner::Good, 0)];
+    let sessions = worlds.each_ref().map(|w| Session::attach_to(&w.socket()).unwrap());
+    let made = Flags::CREATE | Flags::EXCLUSIVE.mode(0o600);
+    // One key, and an object in each region.
+    let sets = sessions.each_ref().map(|s| s.semaphores(Key(7), 2, made).unwrap());
+    let segments = sessions.each_ref().map(|s| s.segment(Key(7), 4096, made).unwrap());
+    let mapped = segments.each_ref().map(|s| s.attach().unwrap());
+    // A thread asleep in each at once, and one thread that serves both.
+    std::thread::scope(|scope| {
+        for set in &sets {
+            scope.spawn(move || set.op(&[SemOp::add(0, -1), SemOp::add(1, 1)]).unwrap());
+        }
+        while worlds.iter().any(|w| !asleep(w)) {
+            std::thread::yield_now();
+        }
+        for set in &sets {
+            set.op(&[SemOp::add(0, 1)]).unwrap();
+            set.op(&[SemOp::add(1, -1)]).unwrap();
+        }
+    });
+    // A child that inherits both.
+    common::CHILD.store(4_000_001, Ordering::SeqCst);
+    let child = in_child(|| {
+        let counted = segments.iter().all(|s| s.stat().unwrap().nattch == 2);
+        for ((set, memory), by) in sets.iter().zip(&mapped).zip([3, 4]) {
+            set.op(&[SemOp::add(0, by).undo()]).unwrap();
+            memory.write(0, &[by as u8]);
+        }
+        counted
+    });
+    left_well(child);
+    for (i, session) in sessions.iter().enumerate() {
+        session.child_died(4_000_001);
+        let mut byte = [0];
+        mapped[i].read(0, &mut byte);
+        assert_eq!(byte, [3 + i as u8]);
+        assert_eq!(segments[i].stat().unwrap().nattch, 1, "region {i}");
+        assert_eq!(sets[i].value(0).unwrap(), 0, "region {i}");
+    }
+    // One ends, and the other goes on.
+    drop(mapped);
+    let [first, second] = sessions;
+    drop(first);
+    assert!(worlds[0].region.tasks().unwrap().is_empty());
+    assert_eq!(worlds[1].region.tasks().unwrap().len(), 1);
+    let set = second.semaphores(Key(7), 2, Flags::OPEN).unwrap();
+    set.op(&[SemOp::add(0, 1)]).unwrap();
+    assert_eq!(set.value(0).unwrap(), 1);
+}
+
+/// Whether some lane waits.
+fn asleep(w: &common::World) -> bool {
+    let tasks = w.region.tasks().unwrap().into_iter();
+    let lanes =
+        tasks.flat_map(|t| w.region.lanes_of(vshmem_core::task::Owner::Task(t.id)).unwrap());
+    lanes.into_iter().any(|id| {
+        let status = w.region.lane(id).unwrap().plus(vshmem_core::layout::lane::STATUS);
+        w.region.peek(status).unwrap() == vshmem_core::wait::WAITING
+    })
+}
+
+#[test]
 fn a_child_made_behind_the_c_librarys_back_counts_from_its_first_call() {
     let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
     let w = world(Manner::Good, 0);
