@@ -6,13 +6,14 @@
 //! machine that is printed with them.
 
 mod table;
+mod tax;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
 use vshmem_tests::session::Session;
 use vshmem_tests::{build, machine, run::run};
@@ -23,11 +24,14 @@ use crate::table::Row;
 #[derive(Parser)]
 #[command(name = "vshmem-bench")]
 struct Options {
-    /// Run only micro-codes whose name contains this
+    /// Run only what has this in its name
     filter: Option<String>,
-    /// How often each side runs
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
+    /// Run only this suite
+    #[arg(long)]
+    only: Option<Suite>,
+    /// How often each side runs [default: 5; tax: 15]
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
@@ -37,6 +41,15 @@ struct Options {
     /// Measure the kernel alone
     #[arg(long)]
     kernel_only: bool,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// The calls of System V IPC, beside the kernel's
+    Ipc,
+    /// What the preload costs programs that do something else
+    Tax,
 }
 
 /// One micro-code.
@@ -101,6 +114,9 @@ const MICROS: &[Micro] = &[
 /// kernel's never do.
 const ASLEEP: &str = "-asleep";
 
+/// How often each side runs unless told.
+const ROUNDS: u32 = 5;
+
 const WATCHDOG: Duration = Duration::from_secs(130);
 
 /// Picoseconds: a histogram counts whole numbers, and half a nanosecond shows.
@@ -112,13 +128,18 @@ fn sample(command: &mut Command, micro: &Micro, into: &mut Histogram<u64>) -> Re
         command.env("VSHMEM_SPIN", "0");
     }
     let code = code.unwrap_or(micro.name);
-    let outcome = run(command.args([code, &micro.count.to_string()]), WATCHDOG)?;
-    ensure!(outcome.good(), "{} ended with {}: {}", micro.name, outcome.end, outcome.stderr);
-    for line in outcome.stdout.lines() {
-        let nanoseconds: f64 = line.parse().with_context(|| format!("{}: '{line}'", micro.name))?;
+    for nanoseconds in samples(command.args([code, &micro.count.to_string()]))? {
         into.record((nanoseconds * SCALE) as u64)?;
     }
     Ok(())
+}
+
+/// What a measuring program prints: a number per line.
+fn samples(command: &mut Command) -> Result<Vec<f64>> {
+    let outcome = run(command, WATCHDOG)?;
+    ensure!(outcome.good(), "{command:?} ended with {}: {}", outcome.end, outcome.stderr);
+    let number = |line: &str| line.parse().with_context(|| format!("{command:?}: '{line}'"));
+    outcome.stdout.lines().map(number).collect()
 }
 
 fn measure(
@@ -129,7 +150,7 @@ fn measure(
 ) -> Result<Row> {
     let empty = || Histogram::<u64>::new(3);
     let (mut kernel, mut ours) = (empty()?, empty()?);
-    for _ in 0..options.rounds {
+    for _ in 0..options.rounds.unwrap_or(ROUNDS) {
         sample(&mut Command::new(program), micro, &mut kernel)?;
         if let Some(session) = session {
             sample(&mut session.run(None, program), micro, &mut ours)?;
@@ -138,31 +159,50 @@ fn measure(
     Ok(Row::new(micro, &kernel, session.map(|_| &ours)))
 }
 
-fn bench(options: &Options) -> Result<bool> {
-    let folder = tempfile::tempdir()?;
+/// Measures the calls; whether all bounds were kept, or none if no name fits.
+fn ipc(options: &Options, folder: &Path) -> Result<Option<bool>> {
     let source = build::root().join("benchmarks/programs/micro.c");
-    let program = build::compile(&source, folder.path())?;
+    let program = build::compile(&source, folder)?;
     let session = if options.kernel_only { None } else { Some(Session::new()?) };
     let filter = options.filter.as_deref().unwrap_or("");
     let mut rows = Vec::new();
     for micro in MICROS.iter().filter(|m| m.name.contains(filter)) {
-        eprintln!("measuring {} ({} rounds)", micro.name, options.rounds);
+        eprintln!("measuring {}", micro.name);
         rows.push(measure(&program, session.as_ref(), options, micro)?);
     }
-    ensure!(!rows.is_empty(), "no micro-code's name contains '{filter}'");
+    if rows.is_empty() {
+        return Ok(None);
+    }
     if options.json {
         println!("{}", table::json(&rows, &machine::facts()));
     } else {
-        for (name, value) in machine::facts() {
-            println!("{name:8} {value}");
-        }
-        print!("\n{}", table::text(&rows));
+        print!("{}", table::text(&rows));
     }
     let late: Vec<_> = rows.iter().filter(|r| r.misses()).map(|r| r.name).collect();
     if !late.is_empty() {
         eprintln!("over their bound: {}", late.join(", "));
     }
-    Ok(late.is_empty() || !options.check)
+    Ok(Some(late.is_empty()))
+}
+
+fn bench(options: &Options) -> Result<bool> {
+    let folder = tempfile::tempdir()?;
+    if !options.json {
+        for (name, value) in machine::facts() {
+            println!("{name:8} {value}");
+        }
+        println!();
+    }
+    let wanted = |suite| options.only.is_none_or(|only| only == suite);
+    let mut kept = Vec::new();
+    if wanted(Suite::Ipc) {
+        kept.extend(ipc(options, folder.path())?);
+    }
+    if wanted(Suite::Tax) && !options.kernel_only {
+        kept.extend(tax::bench(options, folder.path())?);
+    }
+    ensure!(!kept.is_empty(), "nothing that can be measured has that in its name");
+    Ok(!options.check || kept.iter().all(|good| *good))
 }
 
 fn main() -> ExitCode {

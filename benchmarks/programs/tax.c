@@ -1,0 +1,235 @@
+/* What the preload costs a program that has no use for it, in plain C: the
+ * runner starts the same binary with and without.
+ *
+ *     tax NAME COUNT
+ *
+ * Prints one number per line: nanoseconds of one operation, each the mean of a
+ * batch. With VSHMEM_TAX_ATTACHED set the program makes a semaphore set first,
+ * so that it is a user of System V IPC while it does the rest. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/sem.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MUST(...)                                                          \
+    ({                                                                     \
+        __typeof__(__VA_ARGS__) must_ = __VA_ARGS__;                       \
+        if ((long)must_ == -1) {                                           \
+            fprintf(stderr, "%s: %s\n", #__VA_ARGS__, strerror(errno));    \
+            exit(1);                                                       \
+        }                                                                  \
+        must_;                                                             \
+    })
+#define ZERO(...)                                                          \
+    do {                                                                   \
+        int must_ = __VA_ARGS__;                                           \
+        if (must_ != 0) {                                                  \
+            fprintf(stderr, "%s: %s\n", #__VA_ARGS__, strerror(must_));    \
+            exit(1);                                                       \
+        }                                                                  \
+    } while (0)
+
+extern char **environ;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static void ended_well(pid_t child)
+{
+    int status;
+    if (MUST(waitpid(child, &status, 0)) != child || status != 0) {
+        fprintf(stderr, "a child ended with %#x\n", status);
+        exit(1);
+    }
+}
+
+/* A whole small program: loader, start, end. */
+static void start(void)
+{
+    static char name[] = "/bin/true";
+    char *arguments[] = { name, NULL };
+    pid_t child;
+    ZERO(posix_spawn(&child, name, NULL, NULL, arguments, environ));
+    ended_well(child);
+}
+
+static void forks(void)
+{
+    pid_t child = MUST(fork());
+    if (child == 0)
+        _exit(0);
+    ended_well(child);
+}
+
+static void vforks(void)
+{
+    pid_t child = MUST(vfork());
+    if (child == 0)
+        _exit(0);
+    ended_well(child);
+}
+
+/* An exec that fails: what it costs before the kernel has it. */
+static void execs(void)
+{
+    static char name[] = "/nonexistent";
+    char *arguments[] = { name, NULL };
+    if (execv(name, arguments) == 0 || errno != ENOENT)
+        exit(1);
+}
+
+static void waits(void)
+{
+    int status;
+    if (waitpid(-1, &status, WNOHANG) != -1 || errno != ECHILD)
+        exit(1);
+}
+
+static void maps(void)
+{
+    void *at = MUST(mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    MUST(munmap(at, 1 << 16));
+}
+
+static void protects(void)
+{
+    static void *at;
+    if (at == NULL)
+        at = MUST(mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    MUST(mprotect(at, 1 << 16, PROT_READ));
+    MUST(mprotect(at, 1 << 16, PROT_READ | PROT_WRITE));
+}
+
+static void opens(void) { MUST(close(MUST(open("/dev/null", O_RDONLY | O_CLOEXEC)))); }
+
+static void streams(void)
+{
+    FILE *file = fopen("/dev/null", "r");
+    if (file == NULL || fclose(file) != 0)
+        exit(1);
+}
+
+static void handler(int signal) { (void)signal; }
+
+static void actions(void)
+{
+    struct sigaction action = { .sa_handler = handler };
+    MUST(sigaction(SIGUSR1, &action, NULL));
+    MUST(sigaction(SIGUSR1, NULL, &action));
+}
+
+static void signals(void)
+{
+    static int ready;
+    if (!ready) {
+        actions();
+        ready = 1;
+    }
+    MUST(raise(SIGUSR1));
+}
+
+static void mutexes(void)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    ZERO(pthread_mutex_lock(&mutex));
+    ZERO(pthread_mutex_unlock(&mutex));
+}
+
+static void raw(void) { MUST(syscall(SYS_getppid)); }
+
+static void *churn(void *argument)
+{
+    unsigned seed = (unsigned)(size_t)argument + 1;
+    void *held[64] = { NULL };
+    for (int i = 0; i < 20000; i++) {
+        seed = seed * 1103515245 + 12345;
+        unsigned slot = seed >> 16 & 63;
+        free(held[slot]);
+        held[slot] = malloc(16 + (seed >> 8 & 0xffff));
+        *(volatile char *)held[slot] = 1;
+    }
+    for (int i = 0; i < 64; i++)
+        free(held[i]);
+    return NULL;
+}
+
+/* Two threads that allocate and free. */
+static void allocations(void)
+{
+    pthread_t threads[2];
+    for (size_t i = 0; i < 2; i++)
+        ZERO(pthread_create(&threads[i], NULL, churn, (void *)i));
+    for (int i = 0; i < 2; i++)
+        ZERO(pthread_join(threads[i], NULL));
+}
+
+static void *nothing(void *argument) { return argument; }
+
+static void threads(void)
+{
+    pthread_t thread;
+    ZERO(pthread_create(&thread, NULL, nothing, NULL));
+    ZERO(pthread_join(thread, NULL));
+}
+
+static const struct { const char *name; void (*code)(void); int batch; } CODES[] = {
+    { "start", start, 1 },
+    { "fork", forks, 1 },
+    { "vfork", vforks, 1 },
+    { "exec-fails", execs, 500 },
+    { "waitpid", waits, 2000 },
+    { "munmap", maps, 500 },
+    { "mprotect", protects, 500 },
+    { "open-close", opens, 500 },
+    { "fopen-fclose", streams, 500 },
+    { "sigaction", actions, 500 },
+    { "signal", signals, 500 },
+    { "mutex", mutexes, 20000 },
+    { "syscall", raw, 2000 },
+    { "malloc", allocations, 1 },
+    { "thread", threads, 20 },
+};
+
+int main(int argc, char **argv)
+{
+    int count = argc == 3 ? atoi(argv[2]) : 0;
+    int set = -1;
+    alarm(120);
+    if (count > 0 && getenv("VSHMEM_TAX_ATTACHED") != NULL) {
+        struct sembuf op = { 0, 1, 0 };
+        set = MUST(semget(IPC_PRIVATE, 1, IPC_CREAT | 0600));
+        MUST(semop(set, &op, 1));
+    }
+    for (size_t i = 0; count > 0 && i < sizeof CODES / sizeof CODES[0]; i++) {
+        if (strcmp(argv[1], CODES[i].name) != 0)
+            continue;
+        CODES[i].code();
+        for (int n = 0; n < count; n++) {
+            double began = now();
+            for (int b = 0; b < CODES[i].batch; b++)
+                CODES[i].code();
+            printf("%.1f\n", (now() - began) / CODES[i].batch);
+        }
+        if (set != -1)
+            MUST(semctl(set, 0, IPC_RMID));
+        return 0;
+    }
+    fprintf(stderr, "usage: tax NAME COUNT\n");
+    return 2;
+}
