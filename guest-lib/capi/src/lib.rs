@@ -26,6 +26,7 @@ mod msg;
 mod next;
 mod own;
 mod posix;
+mod proc;
 mod process;
 mod sem;
 mod shm;

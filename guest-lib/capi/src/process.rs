@@ -146,14 +146,20 @@ pub extern "C" fn _Exit(status: c_int) -> ! {
 }
 
 /// The orderly end: undo and detach now, so that whoever waits for this process finds it done.
-extern "C" fn leave() {
+fn leave() {
+    crate::proc::settle_all();
     global::each(vshmem::Session::leave);
+}
+
+extern "C" fn exiting() {
+    crate::proc::finish();
+    leave();
 }
 
 // Runs after the program's own `atexit` functions, which may still use IPC.
 #[used]
 #[unsafe(link_section = ".fini_array")]
-static LEAVE: extern "C" fn() = leave;
+static EXIT: extern "C" fn() = exiting;
 
 /// Passes a call on, and looks at the credentials again when it has changed them.
 macro_rules! changes_credentials {

@@ -22,10 +22,10 @@ pub enum File {
     /// `auto_msgmni`: without effect, as in every kernel since 3.19.
     AutoMsgmni,
     /// `*_next_id`: a wish for the next id, which a region does not fulfil.
-    NextId,
+    NextId(Listing),
 }
 
-/// A file of `/proc/sysvipc`.
+/// A kind of object, in the order of `ipcs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listing {
     /// Segments.
@@ -50,9 +50,9 @@ const FILES: [(&str, File); 15] = [
     ("sys/kernel/msgmni", File::Limit(Limit::Msgmni)),
     ("sys/kernel/sem", File::Sem),
     ("sys/kernel/auto_msgmni", File::AutoMsgmni),
-    ("sys/kernel/shm_next_id", File::NextId),
-    ("sys/kernel/sem_next_id", File::NextId),
-    ("sys/kernel/msg_next_id", File::NextId),
+    ("sys/kernel/shm_next_id", File::NextId(Listing::Shm)),
+    ("sys/kernel/sem_next_id", File::NextId(Listing::Sem)),
+    ("sys/kernel/msg_next_id", File::NextId(Listing::Msg)),
 ];
 
 /// The limits of `sem`, in its order.
@@ -73,6 +73,32 @@ impl File {
         FILES.iter().find(|(name, _)| name.as_bytes() == path).map(|(_, file)| *file)
     }
 
+    /// The kind of object it speaks of.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Sysvipc(Listing::Shm)
+            | Self::NextId(Listing::Shm)
+            | Self::Limit(Limit::Shmmni | Limit::Shmall | Limit::Shmmax | Limit::ShmRmidForced) => {
+                Kind::Seg
+            }
+            Self::Sysvipc(Listing::Msg)
+            | Self::NextId(Listing::Msg)
+            | Self::Limit(Limit::Msgmax | Limit::Msgmnb | Limit::Msgmni)
+            | Self::AutoMsgmni => Kind::Queue,
+            Self::Sysvipc(Listing::Sem)
+            | Self::NextId(Listing::Sem)
+            | Self::Limit(Limit::Semmsl | Limit::Semmns | Limit::Semopm | Limit::Semmni)
+            | Self::Sem => Kind::Set,
+        }
+    }
+
+    /// Its path behind `/proc/`.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        FILES.iter().find(|(_, file)| *file == self).map_or("", |(path, _)| *path)
+    }
+
     /// Whether some file has this last component.
     #[must_use]
     pub fn is_name(name: &[u8]) -> bool {
@@ -85,7 +111,7 @@ impl File {
     /// # Errors
     /// `EACCES`, as opening it gives.
     pub fn writable<P: Platform>(self, r: &Region<P>, c: &Caller) -> Result<()> {
-        let fixed = matches!(self, Self::Sysvipc(_) | Self::NextId);
+        let fixed = matches!(self, Self::Sysvipc(_) | Self::NextId(_));
         if fixed || (c.uid != 0 && c.uid != r.owner()?) {
             return Err(Errno::EACCES.into());
         }
@@ -107,7 +133,7 @@ impl File {
                 Ok(format!("{}\t{}\t{}\t{}\n", a?, b?, c?, d?))
             }
             Self::AutoMsgmni => Ok("0\n".to_owned()),
-            Self::NextId => Ok("-1\n".to_owned()),
+            Self::NextId(_) => Ok("-1\n".to_owned()),
         }
     }
 
@@ -154,7 +180,7 @@ impl File {
                 0 | 1 => Ok(()),
                 _ => Err(Errno::EINVAL.into()),
             }),
-            Self::Sysvipc(_) | Self::NextId => Err(Errno::EACCES.into()),
+            Self::Sysvipc(_) | Self::NextId(_) => Err(Errno::EACCES.into()),
         }
     }
 }
