@@ -103,7 +103,7 @@ fn sanitizers() -> Result<Count> {
 fn conformance() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     let mut both = cargo(["test", "-p", "vshmem-tests", "--no-fail-fast"]);
-    libtest(both.args(["--test", "conformance", "--test", "regions"]))
+    libtest(both.args(["--test", "conformance", "--test", "regions", "--test", "unwind"]))
 }
 
 fn bad_input() -> Result<Count> {

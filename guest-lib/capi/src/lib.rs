@@ -31,6 +31,9 @@ mod process;
 mod sem;
 mod shm;
 mod signal;
+// Its jumps are instructions; other processors load the unwinder at once.
+#[cfg(target_arch = "x86_64")]
+mod unwind;
 
 use vshmem::abi;
 
