@@ -19,7 +19,9 @@ pub mod reap;
 pub mod sem;
 pub mod shm;
 mod waiters;
+mod withdraw;
 
 pub use error::{Errno, Error, Result};
 pub use object::{Caller, ID_BIT, Perm, flag, number_of};
 pub use waiters::abandon;
+pub use withdraw::{Holder, withdraw, withdrawn_to};

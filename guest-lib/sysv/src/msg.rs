@@ -19,6 +19,7 @@ use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Offset, Platform, Region, Txn};
 
 pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
+pub(crate) use ctl::{dismiss_others, remove_object};
 pub(crate) use pass::{give_back, settle, unqueue};
 
 /// `msgget`.
@@ -109,7 +110,7 @@ pub fn send<P: Platform>(
     if u64::from(size) > r.limit(Limit::Msgmax)? || mtype < 1 {
         return Err(Errno::EINVAL.into());
     }
-    let object = object::find(r, Kind::Queue, id)?;
+    let object = object::find(r, Kind::Queue, c, id)?;
     // 1. A block of the lane's: the one it has to spare, or a new one.
     let block = match spare(r, on, size)? {
         Some(block) => {
@@ -185,7 +186,7 @@ pub fn recv<P: Platform>(
     {
         return Err(Errno::EINVAL.into());
     }
-    let object = object::find(r, Kind::Queue, id)?;
+    let object = object::find(r, Kind::Queue, c, id)?;
     let want = Want::new(mtype, flags, buf.len());
     if flags & flag::MSG_COPY != 0 {
         return pass::copy(r, on, c, &object, buf, mtype, want);

@@ -107,6 +107,18 @@ pub(crate) struct Object {
     pub at: Offset,
     /// The life cell's value; another value later means that the object is gone.
     pub life: u32,
+    /// The peer that looked, or [`ANYONE`].
+    pub peer: u32,
+}
+
+/// Looks at objects on nobody's behalf: reapers, hand-offs, what was counted before.
+pub(crate) const ANYONE: u32 = u32::MAX;
+
+/// Whether the object at `at` was withdrawn from `peer`.
+#[inline]
+pub(crate) fn withdrawn<P: Platform>(r: &Region<P>, at: Offset, peer: u32) -> Result<bool> {
+    let only = r.peek(at.plus(obj::ONLY))?;
+    Ok(only != 0 && only != peer.wrapping_add(1) && peer != ANYONE)
 }
 
 pub(crate) fn id_of<P: Platform>(r: &Region<P>, index: u32, life: u32) -> i32 {
@@ -124,36 +136,61 @@ fn decode<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<(Offset, u3
     Ok((at, index, id as u32 >> INDEX_BITS))
 }
 
-/// The live (or, for segments, doomed) object that `id` names.
-pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<Object> {
+/// The live (or, for segments, doomed) object that `id` names, unless it was withdrawn from the
+/// caller's peer.
+pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, c: &Caller, id: i32) -> Result<Object> {
+    let object = Object { peer: c.who.peer(), ..find_any(r, kind, id)? };
+    if withdrawn(r, object.at, object.peer)? { Err(Errno::EINVAL.into()) } else { Ok(object) }
+}
+
+/// As [`find`], whoever may use it.
+#[inline]
+pub(crate) fn find_any<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<Object> {
     let (at, index, seq) = decode(r, kind, id)?;
     let life = r.peek(at.plus(obj::LIFE))?;
     if (life >> 2 ^ seq) & ((1 << SEQ_BITS) - 1) == 0 && life & 3 != obj::FREE {
-        Ok(Object { index, at, life })
+        Ok(Object { index, at, life, peer: ANYONE })
     } else {
         Err(Errno::EINVAL.into())
     }
 }
 
-/// The object at `index`, for the `*_STAT` commands.
-pub(crate) fn at_index<P: Platform>(r: &Region<P>, kind: Kind, index: i32) -> Result<Object> {
+/// The object at `index`, for the `*_STAT` commands of `peer`.
+pub(crate) fn at_index<P: Platform>(
+    r: &Region<P>,
+    kind: Kind,
+    peer: u32,
+    index: i32,
+) -> Result<Object> {
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
     let at = r.object(kind, index).map_err(|_| Errno::EINVAL)?;
     let life = r.peek(at.plus(obj::LIFE))?;
-    if life & 3 == obj::FREE {
+    if life & 3 == obj::FREE || withdrawn(r, at, peer)? {
         return Err(Errno::EINVAL.into());
     }
-    Ok(Object { index, at, life })
+    Ok(Object { index, at, life, peer })
 }
 
 impl Object {
-    /// Locks it and checks that it is still the one that was looked up.
+    /// Locks it and checks that it is still the one that was looked up. EIDRM, as the kernel has it,
+    /// for one that was removed or withdrawn between the look and the lock, or while its caller
+    /// waited.
     pub fn lock<P: Platform>(&self, txn: &mut Txn<'_, P>) -> Result<()> {
         txn.lock(self.at.plus(obj::LOCK))?;
         if txn.get(self.at.plus(obj::LIFE))? == self.life {
+            self.still_shared(txn)
+        } else {
+            Err(Errno::EIDRM.into())
+        }
+    }
+
+    /// EIDRM where the locked object has been withdrawn from whoever looked it up.
+    pub fn still_shared<P: Platform>(&self, txn: &Txn<'_, P>) -> Result<()> {
+        let only = txn.get(self.at.plus(obj::ONLY))?;
+        if only == 0 || only == self.peer.wrapping_add(1) || self.peer == ANYONE {
             Ok(())
         } else {
-            Err(Errno::EINVAL.into())
+            Err(Errno::EIDRM.into())
         }
     }
 
@@ -233,7 +270,9 @@ fn lookup<P: Platform>(txn: &Txn<'_, P>, kind: Kind, key: i32) -> Result<Option<
         let Some(index) = next.checked_sub(1) else { return Ok(None) };
         let at = r.object(kind, index)?;
         if txn.get(at.plus(obj::KEY))? as i32 == key {
-            return Ok(Some(Object { index, at, life: txn.get(at.plus(obj::LIFE))? }));
+            let life = txn.get(at.plus(obj::LIFE))?;
+            // What is withdrawn has no key.
+            return Ok(Some(Object { index, at, life, peer: ANYONE }));
         }
         next = txn.get(at.plus(obj::NEXT))?;
     }
@@ -348,7 +387,7 @@ impl Get {
             txn.set(at.plus(obj::NEXT), next)?;
             txn.set(head, index + 1)?;
         }
-        let object = Object { index, at, life };
+        let object = Object { index, at, life, peer: c.who.peer() };
         fill(txn, &object)?;
         // Last: steps are applied in order, and whoever sees the life may use the rest.
         txn.set(at.plus(obj::LIFE), life)?;

@@ -4,8 +4,8 @@
 //! step checks under a lock that it is still to be done, and does it in the transaction that
 //! records it as done. A reaper that dies leaves the rest to the next.
 
-use crate::object::{self, Object};
-use crate::{Error, Result, msg, park, sem, shm};
+use crate::object::{self, ANYONE, Object};
+use crate::{Error, Result, msg, park, sem, shm, withdraw};
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, Owner, TaskId};
@@ -71,7 +71,7 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
     met
 }
 
-/// Reaps a dead peer: all its tasks, its endpoint's lanes, then its slot.
+/// Reaps a dead peer: all its tasks, its endpoint's lanes, what was withdrawn to it, then its slot.
 ///
 /// # Errors
 /// As [`task()`].
@@ -93,6 +93,7 @@ pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()>
         task(r, on, dead.id)?;
     }
     lanes(r, on, Owner::Endpoint { peer: index, incarnation: entry.incarnation })?;
+    withdraw::bury(r, on, &entry)?;
     if index != 0 {
         r.free_peer(index, entry.incarnation)?;
     }
@@ -180,7 +181,8 @@ pub(crate) fn drop_held<P: Platform>(
             held::NOTHING => return Ok(()),
             held::RECEIVED => {
                 let life = r.peek(slot.plus(lane::HELD_LIFE))?;
-                let object = Object { index, at: r.object(Kind::Queue, index)?, life };
+                let object =
+                    Object { index, at: r.object(Kind::Queue, index)?, life, peer: ANYONE };
                 if r.lane_owner(id)? != owner {
                     return Ok(());
                 }
@@ -286,7 +288,7 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
             if r.peek(at.plus(dirty))? == 0 {
                 continue;
             }
-            let object = Object { index, at, life: r.peek(at.plus(obj::LIFE))? };
+            let object = Object { index, at, life: r.peek(at.plus(obj::LIFE))?, peer: ANYONE };
             met = met.and(match kind {
                 Kind::Set => sem::settle(r, on, &object),
                 _ => msg::settle(r, on, &object),

@@ -25,6 +25,7 @@ pub use ctl::{
     SemInfo, SetStat, getall, getncnt, getpid, getval, getzcnt, info, nsems, remove, set, setall,
     setval, stat, stat_index,
 };
+pub(crate) use ctl::{dismiss_others, remove_object};
 pub use ops::{op, op_fast};
 pub(crate) use ops::{settle, unqueue};
 pub(crate) use undo::{apply as apply_undo, free_block as free_undo};

@@ -4,8 +4,8 @@
 //! is counted twice, in the segment (`nattch`) and in its task, in one step, so that a task's death
 //! takes back exactly what it held.
 
-use crate::object::{self, Get, Held, Object, Perm, flag, get64, own, permit};
-use crate::{Caller, Errno, Error, Result};
+use crate::object::{self, ANYONE, Get, Held, Object, Perm, flag, get64, own, permit};
+use crate::{Caller, Errno, Error, Holder, Result};
 use vshmem_core::arena::{Pool, to_cell};
 use vshmem_core::layout::{
     Limit, PAGE, Table, attach as record, dir, extents, held, lane, obj, seg, task,
@@ -88,10 +88,11 @@ fn extent_at(list: Offset, i: u32) -> Offset {
 }
 
 /// The segment that `id` names, attached or not, removed or not.
-fn lock<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<u32> {
+pub(crate) fn lock<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<u32> {
     txn.lock(object.at.plus(obj::LOCK))?;
     let life = txn.get(object.at.plus(obj::LIFE))?;
     if life >> 2 == object.life >> 2 && life & 3 != obj::FREE {
+        object.still_shared(txn)?;
         Ok(life)
     } else {
         Err(Errno::EINVAL.into())
@@ -215,7 +216,8 @@ fn fill<P: Platform>(r: &Region<P>, on: &mut Lane, list: Offset, pages: u32) -> 
 }
 
 /// The counting half of `shmat`: one attachment more. `access` has the bits of a mode: 4 to read,
-/// 2 to write, 1 to execute. Call it before mapping, and [`detach`] if the mapping fails.
+/// 2 to write, 1 to execute; 0 counts one piece more of what the task has attached already. Call it
+/// before mapping, and [`detach`] if the mapping fails.
 ///
 /// # Errors
 /// `EINVAL`, `EACCES`, `ENOMEM`.
@@ -229,7 +231,10 @@ pub fn attach<P: Platform>(
     id: i32,
     access: u32,
 ) -> Result<Attachment> {
-    let object = object::find(r, Kind::Seg, id)?;
+    let object = match access {
+        0 => object::find_any(r, Kind::Seg, id)?,
+        _ => object::find(r, Kind::Seg, c, id)?,
+    };
     r.transact(on, |txn| {
         lock(txn, &object)?;
         permit(r, c, object.at, access)?;
@@ -351,7 +356,8 @@ fn drop_attachments<P: Platform>(
     seq: u32,
     by: u32,
 ) -> Result<()> {
-    let object = Object { index, at: r.object(Kind::Seg, index)?, life: seq << 2 | obj::LIVE };
+    let (at, life) = (r.object(Kind::Seg, index)?, seq << 2 | obj::LIVE);
+    let object = Object { index, at, life, peer: ANYONE };
     let slot = r.element(Table::Tasks, id.index)?;
     let forced = is_forced(r)?;
     let mut doomed = forced || r.peek(object.at.plus(obj::LIFE))? & 3 == obj::DOOMED;
@@ -426,7 +432,9 @@ pub fn destroy_orphans<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> 
         tasks.iter().any(is)
     };
     for index in object::indices(r, Kind::Seg)? {
-        let Ok(object) = object::at_index(r, Kind::Seg, index as i32) else { continue };
+        let Ok(object) = object::at_index(r, Kind::Seg, object::ANYONE, index as i32) else {
+            continue;
+        };
         if alive(Identity(r.peek(object.at.plus(obj::CPID))?)) {
             continue;
         }
@@ -496,7 +504,7 @@ fn seg_stat<P: Platform>(txn: &Txn<'_, P>, object: &Object, c: &Caller) -> Resul
 /// # Errors
 /// `EINVAL`, `EACCES`.
 pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<SegStat> {
-    let object = object::find(r, Kind::Seg, id)?;
+    let object = object::find(r, Kind::Seg, c, id)?;
     permit(r, c, object.at, 0o444)?;
     r.transact(on, |txn| {
         lock(txn, &object)?;
@@ -515,7 +523,7 @@ pub fn stat_index<P: Platform>(
     index: i32,
     any: bool,
 ) -> Result<(i32, SegStat)> {
-    let object = object::at_index(r, Kind::Seg, index)?;
+    let object = object::at_index(r, Kind::Seg, c.who.peer(), index)?;
     if !any {
         permit(r, c, object.at, 0o444)?;
     }
@@ -539,7 +547,7 @@ pub fn set<P: Platform>(
     gid: u32,
     mode: u32,
 ) -> Result<()> {
-    let object = object::find(r, Kind::Seg, id)?;
+    let object = object::find(r, Kind::Seg, c, id)?;
     r.transact(on, |txn| {
         lock(txn, &object)?;
         own(r, c, object.at)?;
@@ -555,16 +563,25 @@ pub fn set<P: Platform>(
 /// # If the caller dies
 /// The segment is as before, or removed; its pages come back through the reaper.
 pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
-    let object = object::find(r, Kind::Seg, id)?;
+    remove_object(r, on, &object::find(r, Kind::Seg, c, id)?, Some(c))
+}
+
+/// Removes an object on behalf of `c`; of nobody, for a reaper.
+pub(crate) fn remove_object<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+    c: Option<&Caller>,
+) -> Result<()> {
     r.transact(on, |txn| {
         txn.lock(Kind::Seg.dir().plus(dir::LOCK))?;
-        let life = lock(txn, &object)?;
-        own(r, c, object.at)?;
+        let life = lock(txn, object)?;
+        c.map_or(Ok(()), |c| own(r, c, object.at))?;
         if txn.get(object.at.plus(seg::NATTCH))? == 0 {
-            return destroy(txn, &object);
+            return destroy(txn, object);
         }
         if life & 3 == obj::LIVE {
-            object::unlink_key(txn, Kind::Seg, &object)?;
+            object::unlink_key(txn, Kind::Seg, object)?;
             let mode = txn.get(object.at.plus(obj::MODE))?;
             txn.set(object.at.plus(obj::MODE), mode | flag::SHM_DEST)?;
             txn.set(object.at.plus(obj::LIFE), life & !3 | obj::DOOMED)?;
@@ -572,6 +589,26 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
         Ok::<_, Error>(())
     })?;
     crate::reap::drop_own(r, on)
+}
+
+/// Who has the segment attached.
+pub(crate) fn holders<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+) -> Result<Vec<Holder>> {
+    let mut all = Vec::new();
+    for task in r.tasks()? {
+        let found = snapshot(r, on, task.id)?.into_iter().find(|record| record.is(object));
+        let holder = |record: Record| Holder {
+            task: task.id,
+            peer: task.peer,
+            pid: task.pid,
+            times: record.count,
+        };
+        all.extend(found.map(holder));
+    }
+    Ok(all)
 }
 
 /// Limits and use.
@@ -615,7 +652,8 @@ pub fn inherit<P: Platform>(
     let (peer, pid) = (r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     for found in snapshot(r, on, parent)? {
         let at = r.object(Kind::Seg, found.seg)?;
-        let object = Object { index: found.seg, at, life: found.life << 2 | obj::LIVE };
+        let (index, life) = (found.seg, found.life << 2 | obj::LIVE);
+        let object = Object { index, at, life, peer: ANYONE };
         r.transact(on, |txn| {
             lock(txn, &object)?;
             // The kernel, too, names the forking parent.

@@ -155,6 +155,15 @@ impl<'a, P: Platform> Patience<'a, P> {
         true
     }
 
+    /// What a failure to find the object means: for a caller that has waited already, that it is
+    /// gone.
+    pub fn inside(&self, e: Error) -> Error {
+        match e {
+            Error::Errno(Errno::EINVAL) if self.turns > 0 => Errno::EIDRM.into(),
+            e => e,
+        }
+    }
+
     /// The wait is over. Short ones are not worth a look at the clock.
     pub fn over(&self, slept: bool) {
         if let Some(start) = self.start

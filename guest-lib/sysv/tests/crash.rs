@@ -10,7 +10,7 @@ use vshmem_core::mem::{CrashMem, Died, HeapMem};
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, LaneId, Region};
 use vshmem_sysv::sem::SemBuf;
-use vshmem_sysv::{Caller, Result, msg, object, reap, sem, shm};
+use vshmem_sysv::{Caller, Result, msg, object, reap, sem, shm, withdraw, withdrawn_to};
 
 const UNDO: i16 = 0x1000;
 const NOWAIT: i32 = 0o4000;
@@ -119,6 +119,40 @@ fn a_death_inside_a_fast_semop_adds_once_or_not_at_all() {
             return assert_eq!(value, 7);
         }
         n += 1;
+    }
+}
+
+#[test]
+fn a_death_inside_a_withdrawal_leaves_the_object_shared_or_withdrawn() {
+    for kind in Kind::ALL {
+        let id = |s: &Scene| match kind {
+            Kind::Seg => s.seg,
+            Kind::Set => s.set,
+            Kind::Queue => s.queue,
+        };
+        die_everywhere(
+            |r, on, c, s| withdraw(r, on, c, kind, id(s)).map(drop),
+            |r, on, c, s, returned| {
+                let found = match kind {
+                    Kind::Seg => shm::get(r, on, c, 1, 0, 0),
+                    Kind::Set => sem::get(r, on, c, 1, 0, 0),
+                    Kind::Queue => msg::get(r, on, c, 1, 0),
+                };
+                let gone = withdrawn_to(r, kind, id(s) & 0x7fff).unwrap().is_some();
+                // Key and access change in one step.
+                assert_eq!(found.is_err(), gone, "{found:?}");
+                assert!(gone || !returned);
+                // Here it works on either way, fast and slow.
+                let ops = |by| [SemBuf { num: 0, op: by, flg: 0 }];
+                for by in [1, -1] {
+                    sem::op(r, on, c, s.set, &ops(by), None).unwrap();
+                    assert_eq!(sem::op_fast(r, c, s.set, ops(by)[0]), Some(Ok(())));
+                }
+                msg::recv(r, on, c, s.queue, &mut [0; 9], 0, NOWAIT, None).unwrap();
+                shm::attach(r, on, c, s.seg, 6).unwrap();
+                assert_eq!(withdraw(r, on, c, kind, id(s)).unwrap(), []);
+            },
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{Caller, Errno, Error, Result};
 use vshmem_core::layout::{Limit, dir, held, obj, queue};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Lane, Platform, Region};
+use vshmem_core::{Lane, Platform, Region, Txn};
 
 /// Sleepers dismissed in one transaction.
 const BATCH: usize = 120;
@@ -82,7 +82,7 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<MsgInfo> {
 /// # Errors
 /// `EINVAL`, `EACCES`.
 pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<QueueStat> {
-    let object = object::find(r, Kind::Queue, id)?;
+    let object = object::find(r, Kind::Queue, c, id)?;
     permit(r, c, object.at, 0o444)?;
     stat_of(r, on, c, &object)
 }
@@ -98,7 +98,7 @@ pub fn stat_index<P: Platform>(
     index: i32,
     any: bool,
 ) -> Result<(i32, QueueStat)> {
-    let object = object::at_index(r, Kind::Queue, index)?;
+    let object = object::at_index(r, Kind::Queue, c.who.peer(), index)?;
     if !any {
         permit(r, c, object.at, 0o444)?;
     }
@@ -143,7 +143,7 @@ pub fn set<P: Platform>(
     mode: u32,
     qbytes: u64,
 ) -> Result<()> {
-    let object = object::find(r, Kind::Queue, id)?;
+    let object = object::find(r, Kind::Queue, c, id)?;
     if qbytes > r.limit(Limit::Msgmnb)? && !c.sys_resource {
         own(r, c, object.at)?;
         return Err(Errno::EPERM.into());
@@ -158,7 +158,7 @@ pub fn set<P: Platform>(
             own(r, c, object.at)?;
             object::set_perm(txn, &object, uid, gid, mode)?;
             txn.set(object.at.plus(queue::QBYTES), qbytes)?;
-            dismiss(txn, &object, BATCH, Errno::EAGAIN)
+            dismiss(txn, &object, BATCH, Errno::EAGAIN, |_| true)
         })?;
         rounds = Some(rounds.map_or(left.div_ceil(BATCH), |n| n - 1));
     }
@@ -173,15 +173,24 @@ pub fn set<P: Platform>(
 /// # If the caller dies
 /// The queue is there or gone; its messages, once it is gone, are freed by the reaper.
 pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
-    let object = object::find(r, Kind::Queue, id)?;
+    remove_object(r, on, &object::find(r, Kind::Queue, c, id)?, Some(c))
+}
+
+/// Removes an object on behalf of `c`; of nobody, for a reaper.
+pub(crate) fn remove_object<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+    c: Option<&Caller>,
+) -> Result<()> {
     loop {
         let left = r.transact(on, |txn| {
             txn.lock(Kind::Queue.dir().plus(dir::LOCK))?;
             object.lock(txn)?;
-            own(r, c, object.at)?;
-            let left = dismiss(txn, &object, BATCH, Errno::EIDRM)?;
+            c.map_or(Ok(()), |c| own(r, c, object.at))?;
+            let left = dismiss(txn, object, BATCH, Errno::EIDRM, |_| true)?;
             if left == 0 {
-                object::retire(txn, Kind::Queue, &object, 0)?;
+                object::retire(txn, Kind::Queue, object, 0)?;
                 let head = txn.get(object.at.plus(queue::HEAD))?;
                 if head != 0 {
                     Held::note(txn, held::CHAIN, head, 0, 0)?;
@@ -195,12 +204,21 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
     }
 }
 
+/// Sends sleepers of other peers than `mine` away with EIDRM; how many are left.
+pub(crate) fn dismiss_others<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    mine: u32,
+) -> Result<usize> {
+    dismiss(txn, object, BATCH, Errno::EIDRM, |peer| peer != mine)
+}
+
 /// Checks that a queue's counters agree with its messages, for tests and `region check`.
 ///
 /// # Errors
 /// The queue is corrupt.
 pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
-    let object = object::at_index(r, Kind::Queue, index as i32)?;
+    let object = object::at_index(r, Kind::Queue, object::ANYONE, index as i32)?;
     r.transact(on, |txn| {
         object.lock(txn)?;
         let (mut n, mut bytes) = (0, 0);

@@ -393,17 +393,23 @@ pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object)
     }
 }
 
-/// Sends every sleeper of the queue away with `errno`, at most `most` of them; how many are left.
+/// Sends the queue's sleepers of the peers that `whom` names away with `errno`, at most `most` of
+/// them; how many are left.
 pub(super) fn dismiss<P: Platform>(
     txn: &mut Txn<'_, P>,
     object: &Object,
     most: usize,
     errno: Errno,
+    whom: impl Fn(u32) -> bool,
 ) -> Result<usize> {
     let mut left = 0;
     let mut done = 0;
     for list in [receivers(object.at), senders(object.at)] {
         for id in list.each(txn)? {
+            let slot = txn.region().lane(id)?;
+            if !whom(txn.get(slot.plus(lane::WAIT_PEER))?) {
+                continue;
+            }
             if done == most {
                 left += 1;
             } else {

@@ -4,7 +4,7 @@ use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
 use crate::object::{self, Object, Perm, own, permit};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::arena::Pool;
-use vshmem_core::layout::{Limit, dir, obj, sem, set};
+use vshmem_core::layout::{Limit, dir, lane, obj, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Platform, Region, Txn};
@@ -66,7 +66,7 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
 /// # Errors
 /// `EINVAL`.
 pub fn nsems<P: Platform>(r: &Region<P>, id: i32) -> Result<usize> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find_any(r, Kind::Set, id)?;
     Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
 }
 
@@ -75,7 +75,7 @@ pub fn nsems<P: Platform>(r: &Region<P>, id: i32) -> Result<usize> {
 /// # Errors
 /// `EINVAL`, `EACCES`.
 pub fn stat<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<SetStat> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o444)?;
     stat_of(r, on, &object)
 }
@@ -91,7 +91,7 @@ pub fn stat_index<P: Platform>(
     index: i32,
     any: bool,
 ) -> Result<(i32, SetStat)> {
-    let object = object::at_index(r, Kind::Set, index)?;
+    let object = object::at_index(r, Kind::Set, c.who.peer(), index)?;
     if !any {
         permit(r, c, object.at, 0o444)?;
     }
@@ -128,7 +128,7 @@ pub fn set<P: Platform>(
     gid: u32,
     mode: u32,
 ) -> Result<()> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id)?;
     r.transact(on, |txn| {
         object.lock(txn)?;
         own(r, c, object.at)?;
@@ -144,12 +144,21 @@ pub fn set<P: Platform>(
 /// # If the caller dies
 /// The set is there or gone; of more than 250 sleepers some may have been dismissed before.
 pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
-    let object = object::find(r, Kind::Set, id)?;
+    remove_object(r, on, &object::find(r, Kind::Set, c, id)?, Some(c))
+}
+
+/// Removes an object on behalf of `c`; of nobody, for a reaper.
+pub(crate) fn remove_object<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+    c: Option<&Caller>,
+) -> Result<()> {
     loop {
         let more = r.transact(on, |txn| {
             txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
             object.lock(txn)?;
-            own(r, c, object.at)?;
+            c.map_or(Ok(()), |c| own(r, c, object.at))?;
             let list = ops::wait_list(object.at);
             let waiting = list.each(txn)?;
             for id in waiting.iter().take(BATCH / 2) {
@@ -160,12 +169,12 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
             if left > 0 {
                 return Ok::<_, Error>(true);
             }
-            let (sems, nsems) = sems_of(txn, &object)?;
+            let (sems, nsems) = sems_of(txn, object)?;
             // No fast operation may succeed on a word that will be another set's.
             for num in 0..nsems {
                 freeze(r, sem_at(sems, num))?;
             }
-            object::retire(txn, Kind::Set, &object, nsems)?;
+            object::retire(txn, Kind::Set, object, nsems)?;
             txn.free(Pool::Sems, bytes(nsems), sems)?;
             Ok(false)
         })?;
@@ -173,6 +182,36 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
             return Ok(());
         }
     }
+}
+
+/// Sends sleepers of other peers than `mine` away with EIDRM; how many are left. When none is, all
+/// words are frozen: a fast operation that has not seen the withdrawal yet must look again.
+pub(crate) fn dismiss_others<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    mine: u32,
+) -> Result<usize> {
+    let list = ops::wait_list(object.at);
+    let waiting = list.each(txn)?;
+    let mut others = Vec::new();
+    for id in &waiting {
+        let slot = txn.region().lane(*id)?;
+        if txn.get(slot.plus(lane::WAIT_PEER))? != mine {
+            others.push(*id);
+        }
+    }
+    let gone = others.len().min(BATCH / 2);
+    for id in &others[..gone] {
+        list.settle(txn, *id, Err(Errno::EIDRM))?;
+    }
+    txn.set(object.at.plus(set::WAITERS), (waiting.len() - gone) as u32)?;
+    if others.len() == gone {
+        let (sems, nsems) = sems_of(txn, object)?;
+        for num in 0..nsems {
+            freeze(txn.region(), sem_at(sems, num))?;
+        }
+    }
+    Ok(others.len() - gone)
 }
 
 /// Runs `f` on a settled, locked set after checking `num` and read permission.
@@ -184,7 +223,7 @@ fn look<P: Platform, T>(
     num: i32,
     f: impl Fn(&mut Txn<'_, P>, &Object, u32) -> Result<T>,
 ) -> Result<T> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o444)?;
     loop {
         let seen = r.transact(on, |txn| {
@@ -330,7 +369,7 @@ pub fn setval<P: Platform>(
     if !(0..=MAX_VALUE).contains(&value) {
         return Err(Errno::ERANGE.into());
     }
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id)?;
     let num = u32::try_from(num).map_err(|_| Errno::EINVAL)?;
     if num >= r.peek(object.at.plus(set::NSEMS))? {
         return Err(Errno::EINVAL.into());
@@ -351,7 +390,7 @@ pub fn setall<P: Platform>(
     id: i32,
     values: &[u16],
 ) -> Result<()> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o222)?;
     if values.len() != r.peek(object.at.plus(set::NSEMS))? as usize {
         return Err(Errno::EINVAL.into());

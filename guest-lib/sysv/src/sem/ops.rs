@@ -45,7 +45,7 @@ pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> O
 
 #[inline]
 fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<Fast> {
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find_any(r, Kind::Set, id)?;
     let at = fast_sem(r, c, &object, op)?;
     loop {
         // Acquire: an operation that lets us in makes its caller's earlier writes visible.
@@ -66,8 +66,11 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
         };
         // The word was the set's only if the set is still there: a removal freezes all its words
         // before it ends the set's life, and a new set over the same memory goes on with another
-        // sequence. So what the compare-and-swap finds unchanged is still this set's.
-        if r.peek(object.at.plus(obj::LIFE))? != object.life {
+        // sequence. So what the compare-and-swap finds unchanged is still this set's. A withdrawal
+        // freezes them in the same way.
+        if r.peek(object.at.plus(obj::LIFE))? != object.life
+            || object::withdrawn(r, object.at, c.who.peer())?
+        {
             return Err(Errno::EINVAL.into());
         }
         if result.is_err() {
@@ -122,7 +125,7 @@ pub fn op<P: Platform>(
         patience.over(false);
         return result;
     }
-    let object = object::find(r, Kind::Set, id)?;
+    let object = object::find(r, Kind::Set, c, id).map_err(|e| patience.inside(e))?;
     let nsems = r.peek(object.at.plus(set::NSEMS))?;
     if ops.iter().any(|op| u32::from(op.num) >= nsems) {
         return Err(Errno::EFBIG.into());
@@ -167,18 +170,20 @@ fn spin<P: Platform>(
     patience: &mut Patience<'_, P>,
 ) -> Result<Option<Result<()>>> {
     loop {
-        match fast(r, c, id, op)? {
+        match fast(r, c, id, op).map_err(|e| patience.inside(e))? {
             Fast::Done(result) => return Ok(Some(result)),
             Fast::Wait if patience.turn() => {}
-            Fast::Slow if thaw(r, on, id, op.num)? && patience.turn() => {}
+            Fast::Slow
+                if thaw(r, on, c, id, op.num).map_err(|e| patience.inside(e))?
+                    && patience.turn() => {}
             Fast::Wait | Fast::Slow => return Ok(None),
         }
     }
 }
 
 /// Lets fast operations pass again where the last waiter has left; `false` where some wait.
-fn thaw<P: Platform>(r: &Region<P>, on: &mut Lane, id: i32, num: u16) -> Result<bool> {
-    let object = object::find(r, Kind::Set, id)?;
+fn thaw<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32, num: u16) -> Result<bool> {
+    let object = object::find(r, Kind::Set, c, id)?;
     if r.peek(object.at.plus(set::WAITERS))? != 0 {
         return Ok(false);
     }

@@ -5,7 +5,7 @@
 //! the other is not. SETVAL and SETALL cancel all adjustments of a semaphore by raising its epoch.
 
 use super::{MAX_VALUE, Word, freeze, ops, sem_at, sems_of};
-use crate::object::{Held, Object};
+use crate::object::{ANYONE, Held, Object};
 use crate::{Caller, Errno, Result};
 use vshmem_core::arena::{Pool, to_cell};
 use vshmem_core::layout::{Table, held, obj, sem, set, task, undo};
@@ -183,7 +183,7 @@ pub(crate) fn apply<P: Platform>(
         if block.plus(bytes(nsems)).0 > r.mem().len() {
             return Err(Corrupt::new(block, "undo record larger than the memory").into());
         }
-        let object = Object { index, at: r.object(Kind::Set, index)?, life };
+        let object = Object { index, at: r.object(Kind::Set, index)?, life, peer: ANYONE };
         let mut first = 0;
         while first < nsems {
             let last = (first + BATCH).min(nsems);
