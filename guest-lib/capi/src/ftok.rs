@@ -31,12 +31,13 @@ fn hash(path: &[u8]) -> u32 {
 /// `path` is a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ftok(path: *const c_char, letter: c_int) -> key_t {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the caller's string, and room for the result. The kernel finds out whether there is
+    // a string at all; `realpath` would not.
+    if unsafe { libc::stat(path, stat.as_mut_ptr()) } != 0 {
+        return -1;
+    }
     if !global::in_use() || plain() {
-        let mut stat = MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: the caller's string, and room for the result.
-        if unsafe { libc::stat(path, stat.as_mut_ptr()) } != 0 {
-            return -1;
-        }
         // SAFETY: filled by the call.
         let stat = unsafe { stat.assume_init() };
         let key = (stat.st_ino as u32 & 0xffff)

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use vshmem::sysv::{ID_BIT, number_of};
-use vshmem::{BadRule, Error, Kind, Mapping, Region, Result, Rules, Session, Target, sysv};
+use vshmem::{
+    BadRule, Error, Kind, Mapping, Region, Result, Rules, Session, Signals, Target, sysv,
+};
 
 /// The regions of this process, and what leads to them.
 struct Routes {
@@ -129,6 +131,7 @@ fn first() -> Result<()> {
 
 /// Makes `routes` the program's, unless it has some.
 fn publish(routes: Routes) -> bool {
+    Signals::guard();
     let new = Box::into_raw(Box::new(routes));
     loop {
         let old = ROUTES.load(Ordering::Relaxed);

@@ -21,7 +21,6 @@
 mod alloc;
 mod ftok;
 mod global;
-mod memory;
 mod msg;
 mod next;
 mod own;
@@ -39,26 +38,3 @@ use vshmem::abi;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Lockless = alloc::Lockless::new();
-
-/// Writes a structure into the caller's memory.
-///
-/// # Safety
-/// `to` is null, near it, or leads to room for a `T`.
-unsafe fn put<T>(to: libc::c_ulong, value: T) -> vshmem::Result<()> {
-    let to = to as *mut T;
-    memory::check(to)?;
-    // SAFETY: as the caller promises.
-    unsafe { to.write_unaligned(value) };
-    Ok(())
-}
-
-/// Reads a structure from the caller's memory.
-///
-/// # Safety
-/// `from` is null, near it, or leads to a `T`, for which any bytes are valid.
-unsafe fn get<T: Copy>(from: libc::c_ulong) -> vshmem::Result<T> {
-    let from = from as *const T;
-    memory::check(from)?;
-    // SAFETY: as the caller promises.
-    Ok(unsafe { from.read_unaligned() })
-}

@@ -2,11 +2,14 @@
 
 use crate::abi::{MsgInfo, MsqidDs, cmd};
 use crate::global::{answer, by_id, by_key, int, rest};
-use crate::memory;
 use libc::{c_int, c_long, c_void, key_t, size_t, ssize_t};
-use vshmem::sysv::Errno;
 use vshmem::sysv::msg;
+use vshmem::sysv::{Errno, flag};
+use vshmem::user::{self, UserRoom, UserText};
 use vshmem::{Error, Kind, Limit, Result, Session};
+
+/// Bytes of a message's type.
+const TYPE: usize = size_of::<c_long>();
 
 /// `msgget(2)`.
 #[unsafe(no_mangle)]
@@ -46,22 +49,15 @@ unsafe fn send(
     n: size_t,
     flags: c_int,
 ) -> Result<()> {
-    memory::check(message)?;
-    // SAFETY: the caller's message begins with its type.
-    let mtype = unsafe { message.cast::<c_long>().read_unaligned() };
-    // SAFETY: its text follows.
-    let text = unsafe { message.cast::<c_long>().add(1) }.cast::<u8>();
-    s.call_message(|r, on, c| {
-        if n > r.limit(Limit::Msgmax)? as usize || mtype < 1 || id < 0 {
-            return Err(Errno::EINVAL.into());
-        }
-        if memory::check_text(text, n).is_err() {
-            return Err(Errno::EFAULT.into());
-        }
-        // SAFETY: the caller's `n` bytes, which it does not change during the call.
-        let text = unsafe { std::slice::from_raw_parts(text, n) };
-        msg::send(r, on, c, id, mtype, text, flags, None)
-    })
+    s.region()?;
+    let at = message as usize;
+    // SAFETY: a message begins with its type, for which any bytes do.
+    let mtype: c_long = unsafe { user::get(at) }?;
+    if id < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let text = UserText::new(at.wrapping_add(TYPE), n);
+    s.call_message(|r, on, c| msg::send(r, on, c, id, mtype, &text, flags, None))
 }
 
 /// `msgrcv(2)`.
@@ -100,20 +96,47 @@ unsafe fn receive(
     if id < 0 || isize::try_from(n).is_err() {
         return Err(Errno::EINVAL.into());
     }
-    if memory::bad(message) {
-        // The message is taken all the same, as the kernel takes it.
-        let most = s.region()?.limit(Limit::Msgmax)? as usize;
-        let mut nowhere = vec![0; n.min(most)];
-        s.call_message(|r, on, c| msg::recv(r, on, c, id, &mut nowhere, mtype, flags, None))?;
-        return Err(Errno::EFAULT.into());
+    let at = message as usize;
+    if flags & flag::MSG_COPY != 0 {
+        // SAFETY: as the caller promises.
+        return unsafe { copy(s, id, at, n, mtype, flags) };
     }
-    // SAFETY: the caller's room for the type.
-    let text = unsafe { message.cast::<c_long>().add(1) }.cast::<u8>();
-    // SAFETY: the caller's room for the text; it leaves it alone during the call.
-    let text = unsafe { std::slice::from_raw_parts_mut(text, n) };
-    let (got, n) = s.call_message(|r, on, c| msg::recv(r, on, c, id, text, mtype, flags, None))?;
-    // SAFETY: as above.
-    unsafe { message.cast::<c_long>().write_unaligned(got) };
+    // SAFETY: the caller gave it for that.
+    let mut room = unsafe { UserRoom::new(at, n) };
+    let got = s.call_message(|r, on, c| msg::recv(r, on, c, id, &mut room, mtype, flags, None));
+    got.map(|(_, n)| n)
+}
+
+/// `msgrcv` with MSG_COPY: what stays in the queue is copied under its lock, where the caller's
+/// memory is not touched. The kernel's way of making room for the copy is to read what is there.
+///
+/// # Safety
+/// As [`msgrcv`].
+unsafe fn copy(
+    s: &Session,
+    id: c_int,
+    at: usize,
+    n: usize,
+    index: c_long,
+    flags: c_int,
+) -> Result<usize> {
+    if flags & flag::MSG_EXCEPT != 0 || flags & flag::IPC_NOWAIT == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let most = s.region()?.limit(Limit::Msgmax)?;
+    let mut text = Vec::new();
+    let some = n.min(usize::try_from(most).unwrap_or(usize::MAX));
+    text.try_reserve_exact(some).map_err(|_| Errno::ENOMEM)?;
+    text.resize(some, 0u8);
+    // SAFETY: as many bytes.
+    unsafe { user::read(text.as_mut_ptr(), at, text.len()) }?;
+    let receive =
+        |r: &_, on: &mut _, c: &_| msg::recv(r, on, c, id, text.as_mut_slice(), index, flags, None);
+    let (mtype, n) = s.call_message(receive)?;
+    // SAFETY: the caller gave it for that.
+    unsafe { user::put(at, &mtype) }?;
+    // SAFETY: as above, and `n` bytes of `text` were filled.
+    unsafe { user::write(at.wrapping_add(TYPE), text.as_ptr(), n) }?;
     Ok(n)
 }
 
@@ -136,7 +159,7 @@ pub unsafe extern "C" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) ->
 /// # Safety
 /// As [`msgctl`].
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> Result<c_int> {
-    let at = arg as libc::c_ulong;
+    let at = arg as usize;
     let done = |()| 0;
     if id < 0 {
         return Err(Errno::EINVAL.into());
@@ -145,17 +168,17 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> 
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| msg::stat(r, on, c, id))?;
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, MsqidDs::from(stat)) }.map(done)
+            unsafe { user::put(at, &MsqidDs::from(stat)) }.map(done)
         }
         cmd::MSG_STAT | cmd::MSG_STAT_ANY => {
             let any = command == cmd::MSG_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| msg::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, MsqidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(at, &MsqidDs::from(stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
-            let ds: MsqidDs = unsafe { crate::get(at) }?;
+            let ds: MsqidDs = unsafe { user::get(at) }?;
             let p = ds.perm;
             s.call(|r, on, c| msg::set(r, on, c, id, p.uid, p.gid, p.mode, ds.qbytes)).map(done)
         }
@@ -177,7 +200,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> 
                 ..MsgInfo::default()
             };
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
+            unsafe { user::put(at, &out) }.map(|()| i.highest.max(0))
         }
         _ => Err(Error::from(Errno::EINVAL)),
     }

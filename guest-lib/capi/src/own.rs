@@ -3,7 +3,7 @@
 use crate::abi::{MsqidDs, Sembuf, ShmidDs};
 use crate::global;
 use libc::{c_char, c_int, c_long, c_ulong, c_void, key_t, size_t, ssize_t, timespec};
-use vshmem::{Session, socket_from_environment, socket_of};
+use vshmem::{Session, Signals, socket_from_environment, socket_of};
 
 /// Attaches the process to a region; see the header.
 ///
@@ -25,6 +25,7 @@ pub unsafe extern "C" fn vshmem_attach(region: *const c_char) -> c_int {
     };
     let environment = || socket_from_environment().filter(|_| name.is_none());
     let socket = environment().unwrap_or_else(|| socket_of(name));
+    Signals::guard();
     let Ok(session) = global::answer(|| Session::attach_to(&socket)) else { return -1 };
     match global::answer(|| global::adopt(session)) {
         Ok(true) => 0,

@@ -2,12 +2,11 @@
 
 use crate::abi::{SemInfo, Sembuf, SemidDs, cmd};
 use crate::global::{self, by_id, by_key, int, rest};
-use crate::memory;
 use libc::{c_int, c_long, c_ulong, key_t, size_t, timespec};
 use std::time::Duration;
 use vshmem::sysv::sem;
 use vshmem::sysv::{Errno, ID_BIT};
-use vshmem::{Error, Kind, Limit, Result, Session};
+use vshmem::{Error, Kind, Limit, Result, Session, user};
 
 /// `semget(2)`.
 #[unsafe(no_mangle)]
@@ -27,12 +26,10 @@ pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
 pub unsafe extern "C" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_int {
     if n == 1
         && id & ID_BIT != 0
-        && !memory::bad(ops)
         && let Some((r, c)) = global::fast(id)
+        && let Some(op) = user::fetch_operation(ops as usize)
     {
-        // SAFETY: the caller's one operation.
-        let op = unsafe { *ops };
-        match sem::op_fast(r, c, id, op.into()) {
+        match sem::op_fast(r, c, id, op) {
             Some(Ok(())) => return 0,
             Some(Err(e)) => {
                 global::set_errno(e.errno());
@@ -77,23 +74,19 @@ unsafe fn timed(
     n: size_t,
     limit: *const timespec,
 ) -> Result<()> {
-    if !limit.is_null() {
-        memory::check(limit)?;
-    }
     let most = s.region()?.limit(Limit::Semopm)?;
+    let limit: Option<timespec> = if limit.is_null() {
+        None
+    } else {
+        // SAFETY: any bytes are a time.
+        Some(unsafe { user::get(limit as usize) }?)
+    };
     if n as u64 > most {
         return Err(Errno::E2BIG.into());
     }
     if n == 0 {
         return Err(Errno::EINVAL.into());
     }
-    memory::check(ops)?;
-    let deadline = if limit.is_null() {
-        None
-    } else {
-        // SAFETY: the caller's time.
-        Some(s.deadline(duration(unsafe { *limit })?)?)
-    };
     let zero = sem::SemBuf { num: 0, op: 0, flg: 0 };
     let (mut few, mut many) = ([zero; FEW], Vec::new());
     let own: &mut [sem::SemBuf] = if n <= FEW {
@@ -102,10 +95,9 @@ unsafe fn timed(
         many.resize(n, zero);
         &mut many
     };
-    for (i, own) in own.iter_mut().enumerate() {
-        // SAFETY: one of the caller's `n` operations.
-        *own = unsafe { *ops.add(i) }.into();
-    }
+    // SAFETY: room for `n`, for which any bytes do.
+    unsafe { user::read(own.as_mut_ptr().cast(), ops as usize, size_of_val(own)) }?;
+    let deadline = limit.map(|t| s.deadline(duration(t)?)).transpose()?;
     s.call_semop(|r, on, c| sem::op(r, on, c, id, own, deadline))
 }
 
@@ -155,35 +147,32 @@ unsafe fn control(
         cmd::SETVAL => s.call(|r, on, c| sem::setval(r, on, c, id, num, arg as c_int)).map(done),
         cmd::GETALL => {
             let values = s.call(|r, on, c| sem::getall(r, on, c, id))?;
-            let to = arg as *mut u16;
-            memory::check(to)?;
-            // SAFETY: the caller's array has room for the set's values.
-            unsafe { to.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
-            Ok(0)
+            let (from, n) = (values.as_ptr().cast(), size_of_val(values.as_slice()));
+            // SAFETY: all the values; the caller gave the array to be written.
+            unsafe { user::write(arg as usize, from, n) }.map(done)
         }
         cmd::SETALL => {
-            let from = arg as *const u16;
-            let n = sem::nsems(s.region()?, id)?;
-            memory::check(from)?;
+            let n = s.call(|r, _, c| sem::nsems(r, c, id))?;
             let mut values = vec![0u16; n];
-            // SAFETY: the caller's array holds the set's values.
-            unsafe { from.copy_to_nonoverlapping(values.as_mut_ptr(), n) };
+            let (to, n) = (values.as_mut_ptr().cast(), size_of_val(values.as_slice()));
+            // SAFETY: room for as many bytes.
+            unsafe { user::read(to, arg as usize, n) }?;
             s.call(|r, on, c| sem::setall(r, on, c, id, &values)).map(done)
         }
         cmd::IPC_STAT => {
             let ds = SemidDs::from(s.call(|r, on, c| sem::stat(r, on, c, id))?);
             // SAFETY: the caller's structure.
-            unsafe { crate::put(arg, ds) }.map(done)
+            unsafe { user::put(arg as usize, &ds) }.map(done)
         }
         cmd::SEM_STAT | cmd::SEM_STAT_ANY => {
             let any = command == cmd::SEM_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| sem::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { crate::put(arg, SemidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(arg as usize, &SemidDs::from(stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
-            let ds: SemidDs = unsafe { crate::get(arg) }?;
+            let ds: SemidDs = unsafe { user::get(arg as usize) }?;
             let p = ds.perm;
             s.call(|r, on, c| sem::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
         }
@@ -206,7 +195,7 @@ unsafe fn control(
                 semaem: if used { int(i.used_sems) } else { sem::MAX_VALUE },
             };
             // SAFETY: the caller's structure.
-            unsafe { crate::put(arg, out) }.map(|()| i.highest.max(0))
+            unsafe { user::put(arg as usize, &out) }.map(|()| i.highest.max(0))
         }
         _ => Err(Error::from(Errno::EINVAL)),
     }

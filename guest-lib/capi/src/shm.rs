@@ -6,7 +6,7 @@ use libc::{c_int, c_void, key_t, size_t};
 use std::ptr;
 use vshmem::sysv::Errno;
 use vshmem::sysv::shm;
-use vshmem::{Error, Kind, Placement, Result, Session};
+use vshmem::{Error, Kind, Placement, Result, Session, user};
 
 const PAGE: usize = 4096;
 const INDEX: c_int = 0x7fff;
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) ->
 /// # Safety
 /// As [`shmctl`].
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> Result<c_int> {
-    let at = arg as libc::c_ulong;
+    let at = arg as usize;
     let done = |()| 0;
     if id < 0 {
         return Err(Errno::EINVAL.into());
@@ -116,17 +116,17 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| shm::stat(r, on, c, id))?;
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, ShmidDs::from(stat)) }.map(done)
+            unsafe { user::put(at, &ShmidDs::from(stat)) }.map(done)
         }
         cmd::SHM_STAT | cmd::SHM_STAT_ANY => {
             let any = command == cmd::SHM_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| shm::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, ShmidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(at, &ShmidDs::from(stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
-            let ds: ShmidDs = unsafe { crate::get(at) }?;
+            let ds: ShmidDs = unsafe { user::get(at) }?;
             let p = ds.perm;
             s.call(|r, on, c| shm::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
         }
@@ -154,7 +154,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
                 ..ShmLimits::default()
             };
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
+            unsafe { user::put(at, &out) }.map(|()| i.highest.max(0))
         }
         cmd::SHM_INFO => {
             let i = shm::info(s.region()?)?;
@@ -165,7 +165,7 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
                 ..ShmUsage::default()
             };
             // SAFETY: the caller's structure.
-            unsafe { crate::put(at, out) }.map(|()| i.highest.max(0))
+            unsafe { user::put(at, &out) }.map(|()| i.highest.max(0))
         }
         _ => Err(Error::from(Errno::EINVAL)),
     }

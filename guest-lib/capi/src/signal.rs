@@ -5,7 +5,7 @@
 //! program goes on setting and seeing its own.
 
 use crate::next::next;
-use libc::{c_int, sigaction as Disposition};
+use libc::{c_int, sigaction as Disposition, sigset_t};
 use vshmem::Signals;
 
 /// `sigaction(2)`.
@@ -43,3 +43,31 @@ macro_rules! sets_handler {
 
 // What a program's `signal` is called depends on the standard it was compiled for.
 sets_handler! { signal sysv_signal __sysv_signal bsd_signal ssignal sigset }
+
+/// Passes on what changes the calling thread's signal mask, and notes that it did.
+macro_rules! changes_mask {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $ret:ty;)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`.")]
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
+            // Before, since a handler may run on the way out.
+            Signals::mask_changed();
+            let next = || next!($name($($arg: $type),*) -> $ret);
+            let rc = next();
+            Signals::mask_changed();
+            rc
+        }
+    )*};
+}
+
+changes_mask! {
+    pthread_sigmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int;
+    sigprocmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int;
+    sigblock(mask: c_int) -> c_int;
+    sigsetmask(mask: c_int) -> c_int;
+    sighold(signal: c_int) -> c_int;
+    sigrelse(signal: c_int) -> c_int;
+}

@@ -62,9 +62,13 @@ impl MappedMem {
         Ok(unsafe { &*word.cast::<AtomicU32>() })
     }
 
-    /// The one function that turns an offset into an address.
+    /// The one function that turns an offset into an address. No reference to what is there may be
+    /// formed: peers write it at any time.
+    ///
+    /// # Errors
+    /// The range is outside the region.
     #[inline]
-    fn bytes(&self, at: Offset, len: u64) -> Result<NonNull<u8>, Corrupt> {
+    pub fn bytes(&self, at: Offset, len: u64) -> Result<NonNull<u8>, Corrupt> {
         if len > self.len || at.0 > self.len - len {
             return Err(Corrupt::new(at, "offset outside the region"));
         }

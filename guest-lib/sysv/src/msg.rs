@@ -22,6 +22,95 @@ pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
 pub(crate) use ctl::{dismiss_others, remove_object};
 pub(crate) use pass::{give_back, settle, unqueue};
 
+/// The text of a message to be sent. Where it is another program's memory it may not be there, so
+/// it is touched once, outside every lock, at the moment at which the kernel would find out.
+pub trait Text<P> {
+    /// Bytes.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies them to `to`.
+    ///
+    /// # Errors
+    /// `EFAULT`, or `to` is outside the region.
+    fn put(&self, mem: &P, to: Offset) -> Result<()>;
+
+    /// Fails if [`Text::put`] would for want of text.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn probe(&self) -> Result<()>;
+}
+
+impl<P: Platform> Text<P> for [u8] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn put(&self, mem: &P, to: Offset) -> Result<()> {
+        Ok(mem.write_bytes(to, self)?)
+    }
+
+    fn probe(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<P: Platform, const N: usize> Text<P> for [u8; N] {
+    fn len(&self) -> usize {
+        N
+    }
+
+    fn put(&self, mem: &P, to: Offset) -> Result<()> {
+        Ok(mem.write_bytes(to, self)?)
+    }
+
+    fn probe(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Room for a message to be received, as [`Text`] is what is sent.
+pub trait Room<P> {
+    /// Bytes of text it has room for.
+    fn len(&self) -> usize;
+
+    /// Whether that is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the type and the first `n` bytes, no more than there is room for, of the text at `from`.
+    ///
+    /// # Errors
+    /// `EFAULT`, or `from` is outside the region.
+    fn take(&mut self, mtype: i64, n: usize, mem: &P, from: Offset) -> Result<()>;
+}
+
+impl<P: Platform> Room<P> for [u8] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn take(&mut self, _: i64, n: usize, mem: &P, from: Offset) -> Result<()> {
+        Ok(mem.read_bytes(from, &mut self[..n])?)
+    }
+}
+
+impl<P: Platform, const N: usize> Room<P> for [u8; N] {
+    fn len(&self) -> usize {
+        N
+    }
+
+    fn take(&mut self, _: i64, n: usize, mem: &P, from: Offset) -> Result<()> {
+        Ok(mem.read_bytes(from, &mut self[..n])?)
+    }
+}
+
 /// `msgget`.
 ///
 /// # Errors
@@ -91,8 +180,8 @@ pub(crate) fn free_chain<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset, most: 
 /// `msgsnd`: sends `text` as a message of type `mtype`, waiting for room until `deadline`.
 ///
 /// # Errors
-/// `EINVAL` (id, type below 1, longer than the region's `msgmax`), `ENOMEM`, `EACCES`, `EAGAIN`,
-/// `EINTR`, `EIDRM`.
+/// `EINVAL` (type below 1, longer than the region's `msgmax`), `EFAULT`, `EINVAL` (id), `ENOMEM`,
+/// `EACCES`, `EAGAIN`, `EINTR`, `EIDRM`.
 ///
 /// # If the caller dies
 /// The message is in the queue, or nowhere.
@@ -102,7 +191,7 @@ pub fn send<P: Platform>(
     c: &Caller,
     id: i32,
     mtype: i64,
-    text: &[u8],
+    text: &(impl Text<P> + ?Sized),
     flags: i32,
     deadline: Option<u64>,
 ) -> Result<()> {
@@ -110,7 +199,11 @@ pub fn send<P: Platform>(
     if u64::from(size) > r.limit(Limit::Msgmax)? || mtype < 1 {
         return Err(Errno::EINVAL.into());
     }
-    let object = object::find(r, Kind::Queue, c, id)?;
+    let object = match object::find(r, Kind::Queue, c, id) {
+        Ok(object) => object,
+        // The kernel reads the text first.
+        Err(error) => return text.probe().and(Err(error)),
+    };
     // 1. A block of the lane's: the one it has to spare, or a new one.
     let block = match spare(r, on, size)? {
         Some(block) => {
@@ -129,9 +222,9 @@ pub fn send<P: Platform>(
     // 2. The text, outside every lock.
     r.init(block.plus(msg::TYPE_LO), mtype as u32)?;
     r.init(block.plus(msg::TYPE_HI), (mtype >> 32) as u32)?;
-    r.mem().write_bytes(block.plus(msg::BYTES), text)?;
+    let put = text.put(r.mem(), block.plus(msg::BYTES));
     // 3. To a receiver or into the queue; the block leaves the lane in the same step.
-    let sent = pass::send(r, on, c, &object, block, flags, deadline);
+    let sent = put.and_then(|()| pass::send(r, on, c, &object, block, flags, deadline));
     if sent.is_err() {
         crate::reap::drop_own(r, on)?;
     }
@@ -167,7 +260,8 @@ fn keep<P: Platform>(r: &Region<P>, on: &mut Lane, slot: Offset, block: Offset) 
 /// its type and how many bytes of `buf` it filled.
 ///
 /// # Errors
-/// `EINVAL`, `EACCES`, `E2BIG` (the message stays), `ENOMSG`, `EINTR`, `EIDRM`, `EAGAIN` (deadline).
+/// `EINVAL`, `EACCES`, `E2BIG` (the message stays), `ENOMSG`, `EINTR`, `EIDRM`, `EAGAIN` (deadline),
+/// `EFAULT` (the message is lost, as the kernel loses it).
 ///
 /// # If the caller dies
 /// The message stays in the queue, or goes back to its head, unless it was copied out.
@@ -176,7 +270,7 @@ pub fn recv<P: Platform>(
     on: &mut Lane,
     c: &Caller,
     id: i32,
-    buf: &mut [u8],
+    buf: &mut (impl Room<P> + ?Sized),
     mtype: i64,
     flags: i32,
     deadline: Option<u64>,
@@ -219,13 +313,14 @@ pub fn recv<P: Platform>(
     let block = r.block(r.peek(slot.plus(lane::HELD))?)?;
     let size = r.peek(block.plus(msg::SIZE))? as usize;
     let n = size.min(buf.len());
-    r.mem().read_bytes(block.plus(msg::BYTES), &mut buf[..n])?;
     let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
+    let mtype = (u64::from(high) << 32 | u64::from(low)) as i64;
+    let taken = buf.take(mtype, n, r.mem(), block.plus(msg::BYTES));
     keep(r, on, slot, block)?;
     if more {
         settle(r, on, &object)?;
     }
-    Ok(((u64::from(high) << 32 | u64::from(low)) as i64, n))
+    taken.map(|()| (mtype, n))
 }
 
 /// Waits a bounded time, while no receiver sleeps, for something to be appended to the queue whose

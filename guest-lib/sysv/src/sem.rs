@@ -33,8 +33,9 @@ pub(crate) use undo::{apply as apply_undo, free_block as free_undo};
 /// Largest value (Linux: `SEMVMX`).
 pub const MAX_VALUE: i32 = 32_767;
 
-/// `struct sembuf`.
+/// `struct sembuf`, bytes and all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct SemBuf {
     /// Semaphore.
     pub num: u16,

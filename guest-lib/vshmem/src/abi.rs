@@ -232,6 +232,7 @@ const _: () = {
     assert!(size_of::<MsgInfo>() == size_of::<libc::msginfo>());
     assert!(size_of::<SemInfo>() == size_of::<libc::seminfo>());
     assert!(size_of::<Sembuf>() == size_of::<libc::sembuf>());
+    assert!(size_of::<sysv::sem::SemBuf>() == size_of::<Sembuf>());
     assert!(size_of::<ShmLimits>() == 72 && size_of::<ShmUsage>() == 48);
     assert!(std::mem::offset_of!(ShmidDs, nattch) == 88);
     assert!(std::mem::offset_of!(MsqidDs, lspid) == 96);

@@ -23,10 +23,12 @@ mod sleep;
 mod stop;
 
 use crate::lock::Lock;
-use action::Action;
+use crate::user::{self, fault};
+pub(crate) use action::{Action, DEFAULT, RESTORER, restorer};
 use libc::{c_int, c_void, siginfo_t};
-pub(crate) use sleep::sleep;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use sleep::{interrupted_at, sleep};
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use stop::Ends;
 
 /// Signals are numbered from 1 to here.
@@ -49,6 +51,16 @@ struct Thread {
     /// The thread's number, once it was asked for in process `pid`.
     id: AtomicU32,
     pid: AtomicU32,
+    /// What is known of its signal mask: see [`user`].
+    mask: AtomicU32,
+}
+
+/// Where the mask is in it, for the few instructions that look there themselves.
+pub(crate) const MASK_AT: usize = offset_of!(Thread, mask);
+
+/// What the calling thread knows of its mask.
+pub(crate) fn mask() -> &'static AtomicU32 {
+    &sleep::thread().mask
 }
 
 /// Calls that may wait. They differ in what happens to their sleep when the process is stopped and
@@ -70,8 +82,10 @@ static HANDLERS: [AtomicUsize; LAST as usize + 1] =
 static SIGINFO: AtomicU64 = AtomicU64::new(0);
 /// The process whose handlers are counted; 0 before the first call that waits.
 static OWNER: AtomicU32 = AtomicU32::new(0);
+/// Whether [`fault`] is to stand before the program as well.
+static GUARD: AtomicBool = AtomicBool::new(false);
 /// Held while dispositions change.
-static CHANGING: Lock<()> = Lock::new(());
+pub(crate) static CHANGING: Lock<()> = Lock::new(());
 
 /// A handler of the program, as it was set.
 #[derive(Clone, Copy)]
@@ -107,7 +121,7 @@ fn trampoline_address() -> usize {
 }
 
 /// A function, rather than nothing or something special.
-fn is_handler(at: usize) -> bool {
+pub(crate) fn is_handler(at: usize) -> bool {
     at != libc::SIG_DFL && at != libc::SIG_IGN
 }
 
@@ -123,6 +137,17 @@ fn is_internal(signal: c_int) -> bool {
 /// # Safety
 /// Called by the kernel, or by a handler that stands before it, with what the kernel gave.
 unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // Acquire: see `Own::set`.
+    let at = HANDLERS.get(signal as usize).map_or(0, |h| h.load(Ordering::Acquire));
+    // SAFETY: as the caller promises.
+    unsafe { run(at, signal, info, context) };
+}
+
+/// Runs the program's handler at `at`, if it has one, as one that is counted.
+///
+/// # Safety
+/// As for [`trampoline`]; `at` is a handler, or none.
+pub(crate) unsafe fn run(at: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let thread = sleep::thread();
     thread.count.fetch_add(1, Ordering::Relaxed);
     if thread.call.load(Ordering::Relaxed) == Call::Park as u32 && !restarts(signal) {
@@ -132,8 +157,8 @@ unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, cont
     unsafe { sleep::leave(context) };
     // The call will not sleep on, and the handler may never return to it.
     stop::over(thread);
-    // Acquire: see `Own::set`.
-    let at = HANDLERS.get(signal as usize).map_or(0, |h| h.load(Ordering::Acquire));
+    // It runs with another mask, and may return to another one.
+    user::mask_changed();
     if is_handler(at) {
         // SAFETY: a handler takes these arguments, or only the first of them, for which the
         // calling convention is the same.
@@ -141,6 +166,7 @@ unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, cont
             unsafe { std::mem::transmute(at) };
         // SAFETY: the kernel would have called it, with the same.
         unsafe { handler(signal, info, context) };
+        user::mask_changed();
     }
 }
 
@@ -148,6 +174,10 @@ unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, cont
 /// has one that goes uncounted: after the trampoline stood there once, a stranger's handler may
 /// itself lead back to the trampoline, and is let be (unless `known`: the program has just set it).
 fn adopt(signal: c_int, known: bool) -> bool {
+    if fault::is_guarded(signal) && GUARD.load(Ordering::Relaxed) {
+        fault::adopt(signal, known);
+        return false;
+    }
     let Some(mut now) = Action::of(signal) else { return false };
     if !is_handler(now.handler) {
         return false;
@@ -180,6 +210,13 @@ fn activate(pid: u32) {
     adopt_all();
     // Release: the table is there for whoever finds this.
     OWNER.store(pid, Ordering::Release);
+}
+
+/// The process has become `pid`, a task of a region.
+pub(crate) fn attached(pid: u32) {
+    if GUARD.load(Ordering::Relaxed) && OWNER.load(Ordering::Acquire) != pid {
+        activate(pid);
+    }
 }
 
 /// A child has its parent's handlers, and its parent's table.
@@ -278,6 +315,19 @@ pub(crate) fn uncounted() -> bool {
 pub struct Signals;
 
 impl Signals {
+    /// From the first attachment on, calls that are given a bad address fail with EFAULT instead of
+    /// ending the program ([`crate::user`]). To be called before that, by a library that also
+    /// passes on [`Signals::action`], [`Signals::handler`] and [`Signals::mask_changed`].
+    pub fn guard() {
+        GUARD.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells that the calling thread may have another signal mask now.
+    #[inline]
+    pub fn mask_changed() {
+        user::mask_changed();
+    }
+
     /// `sigaction`; `next` is the C library's.
     ///
     /// # Safety
@@ -292,6 +342,20 @@ impl Signals {
             return next(new, old);
         }
         let changing = CHANGING.lock();
+        if fault::is_guarded(signal) && GUARD.load(Ordering::Relaxed) && is_active() {
+            // SAFETY: as the caller promises; copied before `old`, perhaps the same, is written.
+            let new = (!new.is_null()).then(|| unsafe { *new });
+            return match fault::action(signal, new, |new| next(new, std::ptr::null_mut())) {
+                Err(rc) => rc,
+                Ok(before) => {
+                    // SAFETY: as the caller promises.
+                    if let Some(old) = unsafe { old.as_mut() } {
+                        fault::show(&before, old);
+                    }
+                    0
+                }
+            };
+        }
         let before = Own::of(signal);
         let stand_in = |new: &libc::sigaction| {
             is_handler(new.sa_sigaction)
@@ -351,6 +415,7 @@ impl Signals {
             return next();
         }
         // They set what flags they like, and some also the mask: ours is to come after.
+        let guarded = fault::is_guarded(signal).then(|| fault::handler(signal)).flatten();
         let before = Own::of(signal);
         let old = next();
         if is_active() && !is_internal(signal) {
@@ -359,6 +424,10 @@ impl Signals {
                 stop::disposed(signal);
             }
         }
-        if old == trampoline_address() { before.handler } else { old }
+        match guarded {
+            Some(before) if old == fault::address() => before,
+            _ if old == trampoline_address() => before.handler,
+            _ => old,
+        }
     }
 }

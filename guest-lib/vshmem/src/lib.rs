@@ -51,6 +51,7 @@ mod rules;
 mod session;
 mod spin;
 mod sys;
+pub mod user;
 mod whereabouts;
 
 pub use environment::{rules_from_environment, socket_from_environment, socket_of};

@@ -1,36 +1,29 @@
 //! A lock that a signal handler can take as well.
 
+use crate::sys;
 use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// While it lives, no signal handler runs on the calling thread.
+/// While it lives, no signal handler runs on the calling thread. (The system call itself: the C
+/// library's functions may be our own.)
 #[derive(Debug)]
 pub(crate) struct Quiet {
-    before: libc::sigset_t,
+    before: u64,
 }
 
 impl Quiet {
+    /// But for those that are the C library's own affair.
+    const ALL: u64 = !(1 << 31 | 1 << 32);
+
     pub fn new() -> Self {
-        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: fills `all`, which is big enough.
-        unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // SAFETY: `all` was filled above; `before` is filled by the call, which cannot fail with
-        // these arguments.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr()) };
-        // SAFETY: filled above.
-        Self { before: unsafe { before.assume_init() } }
+        Self { before: sys::block(Self::ALL) }
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // SAFETY: `before` came from the kernel.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
-        }
+        sys::set_signal_mask(self.before);
     }
 }
 
@@ -98,6 +91,7 @@ impl<T> Drop for Guard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::mem::MaybeUninit;
 
     #[test]
     fn threads_take_turns() {

@@ -124,6 +124,15 @@ impl Mapping {
         }
     }
 
+    /// The address of `len` bytes, for copies that [`crate::user`] makes.
+    pub(crate) fn bytes(
+        &self,
+        at: Offset,
+        len: usize,
+    ) -> std::result::Result<NonNull<u8>, Corrupt> {
+        self.mem.bytes(at, len as u64)
+    }
+
     /// Tells where the tables are, once they were checked.
     pub(crate) fn enter(&self, tables: &Geometry) {
         let _ = self.tables.set(tables.clone());

@@ -296,9 +296,9 @@ impl Queue<'_> {
 
     fn take(&self, mtype: i64, most: usize, flags: i32) -> Result<Message> {
         let mut text = vec![0; most];
-        let (mtype, n) = self
-            .session
-            .call_message(|r, on, c| msg::recv(r, on, c, self.id, &mut text, mtype, flags, None))?;
+        let (mtype, n) = self.session.call_message(|r, on, c| {
+            msg::recv(r, on, c, self.id, text.as_mut_slice(), mtype, flags, None)
+        })?;
         text.truncate(n);
         Ok(Message { mtype, text })
     }

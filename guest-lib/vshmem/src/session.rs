@@ -385,6 +385,7 @@ impl Shared {
     pub fn take(&self, state: &mut State, seat: Seat) -> &Seat {
         let seat = Box::into_raw(Box::new(seat));
         let pointer = ptr::NonNull::new(seat).expect("a box is somewhere");
+        interrupt::attached(std::process::id());
         state.old_seats.extend(state.seat.replace(pointer));
         // Release: the seat is complete before another thread finds it.
         self.current.cell().store(seat, Ordering::Release);

@@ -187,3 +187,32 @@ pub(crate) fn ring(raw: RawFd) {
     // SAFETY: eight readable bytes.
     let _ = unsafe { call!(SYS_write, raw, &raw const one, 8) };
 }
+
+/// Changes the calling thread's signal mask; the one before.
+fn change_mask(how: i32, mask: Option<&u64>) -> u64 {
+    let mut before = 0u64;
+    let mask = mask.map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both are a mask, or null. It cannot fail with these arguments.
+    let _ = unsafe { call!(SYS_rt_sigprocmask, how, mask, &raw mut before, 8) };
+    before
+}
+
+/// The calling thread's signal mask.
+pub(crate) fn signal_mask() -> u64 {
+    change_mask(libc::SIG_BLOCK, None)
+}
+
+/// Blocks `signals` as well; the mask before.
+pub(crate) fn block(signals: u64) -> u64 {
+    change_mask(libc::SIG_BLOCK, Some(&signals))
+}
+
+/// Lets `signals` through; the mask before.
+pub(crate) fn unblock(signals: u64) -> u64 {
+    change_mask(libc::SIG_UNBLOCK, Some(&signals))
+}
+
+/// Makes `mask` the calling thread's.
+pub(crate) fn set_signal_mask(mask: u64) {
+    change_mask(libc::SIG_SETMASK, Some(&mask));
+}

@@ -471,7 +471,7 @@ pub(super) fn copy<P: Platform>(
     on: &mut Lane,
     c: &Caller,
     object: &Object,
-    buf: &mut [u8],
+    buf: &mut (impl super::Room<P> + ?Sized),
     index: i64,
     want: Want,
 ) -> Result<(i64, usize)> {
@@ -493,7 +493,8 @@ pub(super) fn copy<P: Platform>(
         }
         let n = (size as usize).min(buf.len());
         // Under the lock, since the message stays another's; a copy that raced is made again.
-        r.mem().read_bytes(block.plus(msg::BYTES), &mut buf[..n])?;
-        Ok((type_of(txn, block)?, n))
+        let mtype = type_of(txn, block)?;
+        buf.take(mtype, n, r.mem(), block.plus(msg::BYTES))?;
+        Ok((mtype, n))
     })
 }

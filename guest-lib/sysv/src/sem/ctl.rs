@@ -61,12 +61,13 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
     })
 }
 
-/// How many semaphores the set has; what GETALL and SETALL need to know beforehand.
+/// How many values a `SETALL` of this caller needs: it is allowed before the values are looked at.
 ///
 /// # Errors
-/// `EINVAL`.
-pub fn nsems<P: Platform>(r: &Region<P>, id: i32) -> Result<usize> {
-    let object = object::find_any(r, Kind::Set, id)?;
+/// `EINVAL`, `EACCES`.
+pub fn nsems<P: Platform>(r: &Region<P>, c: &Caller, id: i32) -> Result<usize> {
+    let object = object::find(r, Kind::Set, c, id)?;
+    permit(r, c, object.at, 0o222)?;
     Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
 }
 

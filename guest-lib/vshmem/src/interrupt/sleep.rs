@@ -26,6 +26,8 @@ compile_error!("vshmem sleeps by a few instructions of assembly: write them for 
 global_asm!(
     ".pushsection .tbss.vshmem_thread, \"awT\", %nobits",
     ".balign 8",
+    ".globl vshmem_thread_state",
+    ".hidden vshmem_thread_state",
     ".type vshmem_thread_state, %object",
     ".size vshmem_thread_state, {size}",
     "vshmem_thread_state: .zero {size}",
@@ -155,18 +157,31 @@ pub(crate) unsafe fn sleep(number: libc::c_long, args: [usize; 6]) -> i32 {
     if rc < 0 { -rc as i32 } else { 0 }
 }
 
+#[cfg(target_arch = "x86_64")]
+type Counter = libc::greg_t;
+#[cfg(target_arch = "aarch64")]
+type Counter = u64;
+
+/// The program counter of what a signal interrupted.
+///
+/// # Safety
+/// `context` is null or what the kernel gave a handler, which still runs.
+pub(crate) unsafe fn interrupted_at<'a>(context: *mut c_void) -> Option<&'a mut Counter> {
+    // SAFETY: as the caller promises.
+    let context = unsafe { context.cast::<libc::ucontext_t>().as_mut() }?;
+    #[cfg(target_arch = "x86_64")]
+    return Some(&mut context.uc_mcontext.gregs[libc::REG_RIP as usize]);
+    #[cfg(target_arch = "aarch64")]
+    return Some(&mut context.uc_mcontext.pc);
+}
+
 /// Ends the sleep that a signal interrupted or was about to prevent.
 ///
 /// # Safety
 /// `context` is null or what the kernel gave a handler.
 pub(super) unsafe fn leave(context: *mut c_void) {
-    let context = context.cast::<libc::ucontext_t>();
     // SAFETY: as the caller promises.
-    let Some(context) = (unsafe { context.as_mut() }) else { return };
-    #[cfg(target_arch = "x86_64")]
-    let at = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-    #[cfg(target_arch = "aarch64")]
-    let at = &mut context.uc_mcontext.pc;
+    let Some(at) = (unsafe { interrupted_at(context) }) else { return };
     let (begin, end) = (&raw const vshmem_sleep_begin, &raw const vshmem_sleep_end);
     if (begin.addr()..end.addr()).contains(&(*at as usize)) {
         *at = (&raw const vshmem_sleep_interrupted).addr() as _;

@@ -5,7 +5,7 @@
 //! on to nothing. (At any other time it would interrupt other calls, which a stop does not.) A
 //! disposition of the program's own is left alone. Of several threads that sleep, one is ended.
 
-use super::action::Action;
+use super::action::{Action, DEFAULT, restorer};
 use super::{HANDLERS, Thread, is_handler, trampoline_address};
 use libc::{SIGCONT, c_int};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,38 +13,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Threads asleep in `semop`; the first installs, the last removes. Relaxed everywhere: a race
 /// between the two at worst lets one sleeper sleep on over a stop, which harms nothing.
 static SLEEPERS: AtomicU32 = AtomicU32::new(0);
-
-#[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
-    // Debuggers and unwinders know a signal's frame by exactly these instructions.
-    ".pushsection .text.vshmem_restore, \"ax\", %progbits",
-    ".globl vshmem_restore",
-    ".hidden vshmem_restore",
-    ".type vshmem_restore, %function",
-    "nop",
-    "vshmem_restore:",
-    ".byte 0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0", // mov rax, SYS_rt_sigreturn
-    "syscall",
-    ".size vshmem_restore, . - vshmem_restore",
-    ".popsection",
-);
-
-#[cfg(target_arch = "x86_64")]
-fn restorer() -> (usize, u64) {
-    unsafe extern "C" {
-        static vshmem_restore: u8;
-    }
-    const SA_RESTORER: u64 = 0x0400_0000;
-    ((&raw const vshmem_restore).addr(), SA_RESTORER)
-}
-
-/// The kernel's own.
-#[cfg(not(target_arch = "x86_64"))]
-fn restorer() -> (usize, u64) {
-    (0, 0)
-}
-
-const DEFAULT: Action = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
 
 /// A handler of the program's, which the trampoline stands for, ends the sleep anyway.
 fn has_own() -> bool {
