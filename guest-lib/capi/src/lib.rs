@@ -21,6 +21,7 @@
 mod alloc;
 mod ftok;
 mod global;
+mod memory;
 mod msg;
 mod next;
 mod own;

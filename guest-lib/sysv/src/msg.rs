@@ -16,7 +16,7 @@ use vshmem_core::arena::{Pool, same_class, to_cell};
 use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
-use vshmem_core::{Lane, Offset, Platform, Region, Txn};
+use vshmem_core::{Lane, Offset, Platform, Region, Txn, wait};
 
 pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
 pub(crate) use ctl::{dismiss_others, remove_object};
@@ -297,7 +297,8 @@ pub fn recv<P: Platform>(
             pass::Received::Nothing => wait = !spin(r, &object, tail, &mut patience)?,
             pass::Received::Queued => {
                 slept = true;
-                match sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane())) {
+                match sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane(), wait::IDLE))
+                {
                     Ok(()) => break false,
                     // A change of the queue's permissions: look again.
                     Err(Error::Errno(Errno::EAGAIN))

@@ -59,7 +59,7 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
             if !r.fence_lane(id, owner)? {
                 return Ok(()); // Another reaper was faster.
             }
-            unqueue(r, on, id, Some(owner))?;
+            unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
             drop_held(r, on, id, Some(owner))?;
             drop_spare(r, on, id, Some(owner))?;
@@ -102,14 +102,16 @@ pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()>
 
 /// Takes a lane that no longer runs out of the list it waits in.
 ///
-/// `owner` is who it belonged to: a reaper that was stopped may find it somebody else's. Each step
-/// reads what it acts on first and the owner last; and it cannot lose the owner after that, since
-/// the other reaper has to take the same lock before it releases the lane.
+/// A set or queue leaves it with `status`. `owner` is who it belonged to: a reaper that was stopped
+/// may find it somebody else's. Each step reads what it acts on first and the owner last; and it
+/// cannot lose the owner after that, since the other reaper has to take the same lock before it
+/// releases the lane.
 pub(crate) fn unqueue<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
     id: LaneId,
     owner: Option<Owner>,
+    status: u32,
 ) -> Result<()> {
     let slot = r.lane(id)?;
     let here = |txn: &vshmem_core::Txn<'_, P>, kind, index| {
@@ -129,14 +131,14 @@ pub(crate) fn unqueue<P: Platform>(
             let at = r.object(Kind::Set, index)?;
             r.transact(on, |txn| {
                 txn.lock(at.plus(obj::LOCK))?;
-                Ok::<_, Error>(here(txn, kind, index)? && sem::unqueue(txn, at, id)?)
+                Ok::<_, Error>(here(txn, kind, index)? && sem::unqueue(txn, at, id, status)?)
             })?;
         }
         waits::RECV | waits::SEND => {
             let at = r.object(Kind::Queue, index)?;
             r.transact(on, |txn| {
                 txn.lock(at.plus(obj::LOCK))?;
-                Ok::<_, Error>(here(txn, kind, index)? && msg::unqueue(txn, at, id)?)
+                Ok::<_, Error>(here(txn, kind, index)? && msg::unqueue(txn, at, id, status)?)
             })?;
         }
         waits::PARK => {

@@ -229,8 +229,28 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     let id = on.id();
     let owner = r.lane_owner(id)?;
     r.settle_lane(id, true)?;
-    crate::reap::unqueue(r, on, id, owner)?;
+    crate::reap::unqueue(r, on, id, owner, wait::IDLE)?;
     crate::park::pass_on(r, on, id, owner)?;
+    r.init(r.lane(id)?.plus(lane::STATUS), wait::IDLE)?;
     crate::reap::drop_held(r, on, id, owner)?;
     crate::reap::drop_spare(r, on, id, owner)
+}
+
+/// A signal handler is about to run on the thread that is in a call on lane `id`: as in the kernel
+/// it waits no more, whatever the handler does, also where that never returns to it. The call finds
+/// out by its status. `on` is another lane of the same thread.
+///
+/// # Errors
+/// The region is corrupt.
+pub fn interrupt<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -> Result<()> {
+    // A step that is not committed holds locks the handler may want: it is made again.
+    r.settle_lane(id, true)?;
+    let slot = r.lane(id)?;
+    if r.peek(slot.plus(lane::STATUS))? != wait::WAITING
+        || r.peek(slot.plus(lane::WAIT_KIND))? == waits::PARK
+    {
+        return Ok(());
+    }
+    let owner = r.lane_owner(id)?;
+    crate::reap::unqueue(r, on, id, owner, wait::FAILED + Errno::EINTR as u32)
 }

@@ -22,14 +22,20 @@ mod action;
 mod sleep;
 mod stop;
 
-use crate::lock::Lock;
+use crate::lanes::Lanes;
+use crate::lock::{Lock, Quiet};
+use crate::session::Seat;
 use crate::user::{self, fault};
 pub(crate) use action::{Action, DEFAULT, RESTORER, restorer};
 use libc::{c_int, c_void, siginfo_t};
 pub(crate) use sleep::{interrupted_at, sleep};
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
+};
 pub(crate) use stop::Ends;
+use vshmem_core::LaneId;
 
 /// Signals are numbered from 1 to here.
 const LAST: c_int = 64;
@@ -53,6 +59,47 @@ struct Thread {
     pid: AtomicU32,
     /// What is known of its signal mask: see [`user`].
     mask: AtomicU32,
+    /// What the current call needs to be ended, once it has a lane; the seat is null before that.
+    /// Kept by value: a jump may have left the call, and its frame.
+    lanes: AtomicPtr<Lanes>,
+    seat: AtomicPtr<Seat>,
+    lane: AtomicU32,
+}
+
+/// The call that a handler interrupts.
+struct Interrupted {
+    lanes: *mut Lanes,
+    seat: *mut Seat,
+    lane: u32,
+}
+
+impl Interrupted {
+    fn of(thread: &Thread) -> Self {
+        let seat = thread.seat.swap(ptr::null_mut(), Ordering::Relaxed);
+        let (lanes, lane) = (&thread.lanes, &thread.lane);
+        Self { lanes: lanes.load(Ordering::Relaxed), seat, lane: lane.load(Ordering::Relaxed) }
+    }
+
+    /// It waits no more, whatever the handler does.
+    fn end(&self) {
+        // SAFETY: null, or of a session in which this thread is in a call.
+        let Some(seat) = (unsafe { self.seat.as_ref() }) else { return };
+        // SAFETY: of the same session.
+        let lanes = unsafe { &*self.lanes };
+        // A handler of another signal finds the call ended, or ends it.
+        let _quiet = Quiet::new();
+        // Without a lane the call ends all the same, when the handler has returned.
+        let Ok(mut entered) = lanes.enter(seat) else { return };
+        let _ = vshmem_sysv::interrupt(&seat.region, entered.lane(), LaneId(self.lane));
+    }
+
+    /// The handler returns to it.
+    fn back(&self, thread: &Thread) {
+        thread.lanes.store(self.lanes, Ordering::Relaxed);
+        thread.lane.store(self.lane, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        thread.seat.store(self.seat, Ordering::Relaxed);
+    }
 }
 
 /// Where the mask is in it, for the few instructions that look there themselves.
@@ -157,6 +204,8 @@ pub(crate) unsafe fn run(at: usize, signal: c_int, info: *mut siginfo_t, context
     unsafe { sleep::leave(context) };
     // The call will not sleep on, and the handler may never return to it.
     stop::over(thread);
+    let call = Interrupted::of(thread);
+    call.end();
     // It runs with another mask, and may return to another one.
     user::mask_changed();
     if is_handler(at) {
@@ -168,6 +217,8 @@ pub(crate) unsafe fn run(at: usize, signal: c_int, info: *mut siginfo_t, context
         unsafe { handler(signal, info, context) };
         user::mask_changed();
     }
+    // It may have been about to wait, and another handler may come.
+    call.back(thread);
 }
 
 /// Puts the trampoline in front of the handler that the kernel has for `signal`. Says whether it
@@ -251,6 +302,8 @@ impl Waiting {
         let thread = sleep::thread();
         let order = Ordering::Relaxed;
         let before = (thread.entry.load(order), thread.call.load(order));
+        // One that was left by a jump.
+        thread.seat.store(ptr::null_mut(), order);
         thread.entry.store(thread.count.load(order), order);
         thread.call.store(call as u32, order);
         Self { before, plain: thread.plain.load(order) }
@@ -260,6 +313,22 @@ impl Waiting {
     /// that it was interrupted.
     pub fn restarts(&self) -> bool {
         interrupted() && sleep::thread().plain.load(Ordering::Relaxed) == self.plain
+    }
+
+    /// The call has got `lane`, on which it may wait until [`Waiting::over`].
+    pub fn on(&self, lanes: &Lanes, seat: &Seat, lane: LaneId) {
+        let thread = sleep::thread();
+        thread.lanes.store(ptr::from_ref(lanes).cast_mut(), Ordering::Relaxed);
+        thread.lane.store(lane.0, Ordering::Relaxed);
+        // A handler that finds the seat finds the rest.
+        compiler_fence(Ordering::SeqCst);
+        thread.seat.store(ptr::from_ref(seat).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// The call waits no more, and gives up its lane.
+    pub fn over(&self) {
+        sleep::thread().seat.store(ptr::null_mut(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

@@ -272,9 +272,13 @@ impl Session {
         f: impl FnOnce(&Region<Mapping>, &mut Lane, &Caller) -> vshmem_sysv::Result<T>,
     ) -> Result<T> {
         let seat = self.seat()?;
-        let _waiting = interrupt::Waiting::begin(call, seat.pid);
-        let mut entered = self.shared.lanes.enter(seat)?;
-        Ok(f(&seat.region, entered.lane(), seat.caller())?)
+        let waiting = interrupt::Waiting::begin(call, seat.pid);
+        let lanes = &self.shared.lanes;
+        let mut entered = lanes.enter(seat)?;
+        waiting.on(lanes, seat, entered.lane().id());
+        let done = f(&seat.region, entered.lane(), seat.caller());
+        waiting.over();
+        Ok(done?)
     }
 
     /// Whether this process is attached.

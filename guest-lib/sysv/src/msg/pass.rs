@@ -130,7 +130,8 @@ pub(super) fn send<P: Platform>(
             Sent::More => return settle(r, on, object),
             Sent::First => settle(r, on, object)?,
             Sent::Queued => {
-                let slept = sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()));
+                let slept =
+                    sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane(), wait::IDLE));
                 match slept {
                     Err(Error::Errno(Errno::EAGAIN))
                         if deadline.is_none_or(|d| r.mem().now() < d) => {}
@@ -422,7 +423,12 @@ pub(super) fn dismiss<P: Platform>(
 }
 
 /// Takes lane `id` out of the queue's lists; `false` if it was no longer in one.
-pub(crate) fn unqueue<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, id: LaneId) -> Result<bool> {
+pub(crate) fn unqueue<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    at: Offset,
+    id: LaneId,
+    status: u32,
+) -> Result<bool> {
     txn.lock(at.plus(obj::LOCK))?;
     let slot = txn.region().lane(id)?;
     if txn.get(slot.plus(lane::STATUS))? != wait::WAITING {
@@ -431,7 +437,7 @@ pub(crate) fn unqueue<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, id: LaneId)
     let sender = txn.get(slot.plus(lane::WAIT_KIND))? == waits::SEND;
     let list = if sender { senders(at) } else { receivers(at) };
     list.remove(txn, id)?;
-    txn.set(slot.plus(lane::STATUS), wait::IDLE)?;
+    txn.set(slot.plus(lane::STATUS), status)?;
     Ok(true)
 }
 

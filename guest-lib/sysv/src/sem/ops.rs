@@ -8,7 +8,7 @@ use vshmem_core::layout::{Limit, lane, obj, sem, set, waits};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn, wait};
 
 /// Journal entries one hand-off of `n` operations may need: words, adjustments, epochs, the list.
 const fn one_hand_off(n: usize) -> usize {
@@ -152,7 +152,7 @@ pub fn op<P: Platform>(
             }
             Attempt::First => settle(r, on, &object)?,
             Attempt::Queued => {
-                sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane()))?;
+                sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane(), wait::IDLE))?;
                 patience.over(true);
                 return Ok(());
             }
@@ -457,14 +457,19 @@ pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object)
 }
 
 /// Takes lane `id` out of the list of the set at `at`; `false` if it was no longer in it.
-pub(crate) fn unqueue<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, id: LaneId) -> Result<bool> {
+pub(crate) fn unqueue<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    at: Offset,
+    id: LaneId,
+    status: u32,
+) -> Result<bool> {
     txn.lock(at.plus(obj::LOCK))?;
     let slot = txn.region().lane(id)?;
-    if txn.get(slot.plus(lane::STATUS))? != vshmem_core::wait::WAITING {
+    if txn.get(slot.plus(lane::STATUS))? != wait::WAITING {
         return Ok(false);
     }
     wait_list(at).remove(txn, id)?;
-    txn.set(slot.plus(lane::STATUS), vshmem_core::wait::IDLE)?;
+    txn.set(slot.plus(lane::STATUS), status)?;
     let waiters = txn.get(at.plus(set::WAITERS))?;
     txn.set(at.plus(set::WAITERS), waiters.saturating_sub(1))?;
     Ok(true)

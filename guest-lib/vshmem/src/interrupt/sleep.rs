@@ -124,7 +124,7 @@ global_asm!(
 
 unsafe extern "C" {
     fn vshmem_sleep(call: *const [usize; 7], counter: *const AtomicU64, expected: u64) -> isize;
-    safe fn vshmem_thread() -> *const Thread;
+    safe fn vshmem_thread() -> *const c_void;
     static vshmem_sleep_begin: u8;
     static vshmem_sleep_end: u8;
     static vshmem_sleep_interrupted: u8;
@@ -136,7 +136,7 @@ const _: () = assert!(offset_of!(Thread, count) == 0 && align_of::<Thread>() <= 
 pub(super) fn thread() -> &'static Thread {
     // SAFETY: storage of the calling thread, zeroed at its start, which is what a `Thread` of
     // atomics may be; only this thread asks for it, and so not after its end.
-    unsafe { &*vshmem_thread() }
+    unsafe { &*vshmem_thread().cast() }
 }
 
 /// Makes the system call `number`, unless a handler has run on this thread since its current call
