@@ -10,6 +10,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use vshmem::system_call;
 
 /// Smallest block: 16 bytes.
 const MIN_SHIFT: u32 = 4;
@@ -42,8 +43,11 @@ fn map(bytes: usize) -> *mut u8 {
     let (prot, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: new memory where the kernel chooses.
-    let at = unsafe { libc::syscall(libc::SYS_mmap, 0usize, bytes, prot, flags, -1, 0usize) };
-    if at == -1 { ptr::null_mut() } else { ptr::with_exposed_provenance_mut(at as usize) }
+    let at = unsafe { system_call!(libc::SYS_mmap, 0usize, bytes, prot, flags, -1, 0usize) };
+    if (-4095..0).contains(&at) {
+        return ptr::null_mut();
+    }
+    ptr::with_exposed_provenance_mut(at.cast_unsigned())
 }
 
 impl Lockless {
@@ -125,7 +129,7 @@ unsafe impl GlobalAlloc for Lockless {
         match class(layout) {
             Some(shift) => self.push(shift, block),
             // SAFETY: `alloc` mapped it with this size.
-            None => drop(unsafe { libc::syscall(libc::SYS_munmap, block, layout.size()) }),
+            None => drop(unsafe { system_call!(libc::SYS_munmap, block, layout.size()) }),
         }
     }
 }

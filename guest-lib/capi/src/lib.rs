@@ -10,7 +10,8 @@
 //!
 //! Linked, it serves the same calls also under names of its own: see `include/vshmem.h`.
 //!
-//! Non-goals: static programs and direct system calls, which no library can reach.
+//! Non-goals: static programs and system call instructions outside of the C library, which no
+//! library can reach.
 //!
 //! ```text
 //!  program ─ semop ─┬─ one operation, nobody waits: one compare-and-swap
@@ -28,9 +29,11 @@ mod own;
 mod posix;
 mod proc;
 mod process;
+mod raw;
 mod sem;
 mod shm;
 mod signal;
+mod space;
 // Its jumps are instructions; other processors load the unwinder at once.
 #[cfg(target_arch = "x86_64")]
 mod unwind;

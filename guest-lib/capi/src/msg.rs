@@ -2,6 +2,7 @@
 
 use crate::abi::{MsgInfo, MsqidDs, cmd};
 use crate::global::{answer, by_id, by_key, int, rest};
+use crate::raw::kernel;
 use libc::{c_int, c_long, c_void, key_t, size_t, ssize_t};
 use vshmem::sysv::msg;
 use vshmem::sysv::{Errno, flag};
@@ -17,7 +18,7 @@ pub extern "C" fn msgget(key: key_t, flags: c_int) -> c_int {
     match by_key(Kind::Queue, key) {
         Some(s) => int(|| s?.call(|r, on, c| msg::get(r, on, c, key, flags))),
         // SAFETY: no pointers.
-        None => unsafe { libc::syscall(libc::SYS_msgget, key, flags) as c_int },
+        None => unsafe { kernel!(SYS_msgget, key, flags) as c_int },
     }
 }
 
@@ -36,7 +37,7 @@ pub unsafe extern "C" fn msgsnd(
         // SAFETY: as the caller promises.
         Some(s) => int(|| unsafe { send(s?, id, message, n, flags) }.map(|()| 0)),
         // SAFETY: the kernel checks the pointer.
-        None => unsafe { libc::syscall(libc::SYS_msgsnd, id, message, n, flags) as c_int },
+        None => unsafe { kernel!(SYS_msgsnd, id, message, n, flags) as c_int },
     }
 }
 
@@ -79,7 +80,7 @@ pub unsafe extern "C" fn msgrcv(
             got.map_or(-1, usize::cast_signed)
         }
         // SAFETY: the kernel checks the pointer.
-        None => unsafe { libc::syscall(libc::SYS_msgrcv, id, message, n, mtype, flags) as ssize_t },
+        None => unsafe { kernel!(SYS_msgrcv, id, message, n, mtype, flags) as ssize_t },
     }
 }
 
@@ -152,7 +153,7 @@ pub unsafe extern "C" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) ->
         // SAFETY: as the caller promises.
         Some(s) => int(|| unsafe { control(s?, id, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        None => unsafe { libc::syscall(libc::SYS_msgctl, id, command, arg) as c_int },
+        None => unsafe { kernel!(SYS_msgctl, id, command, arg) as c_int },
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::global;
 use crate::next::next;
+use crate::raw::{self, kernel};
 use libc::{c_int, c_void, gid_t, id_t, idtype_t, pid_t, rusage, siginfo_t, uid_t};
 
 /// A child is known to be dead: what it held is released before its parent learns of it.
@@ -117,10 +118,31 @@ pub unsafe extern "C-unwind" fn waitid(
     let rc = next!(waitid(kind: idtype_t, id: id_t, to: *mut siginfo_t, options: c_int) -> c_int);
     if rc == 0 {
         // SAFETY: zeroed, or the caller's; filled by the call (si_pid stays 0 where nothing was).
-        let (code, pid) = unsafe { ((*to).si_code, (*to).si_pid()) };
-        if pid > 0 && matches!(code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED) {
-            child_died(pid);
-        }
+        unsafe { waited_info(to) };
+    }
+    rc
+}
+
+/// # Safety
+/// `info` is zeroed, or was filled by `waitid`.
+unsafe fn waited_info(info: *const siginfo_t) {
+    // SAFETY: as the caller promises.
+    let (code, pid) = unsafe { ((*info).si_code, (*info).si_pid()) };
+    if pid > 0 && matches!(code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED) {
+        child_died(pid);
+    }
+}
+
+/// The system call `waitid`, which takes one argument more.
+///
+/// # Safety
+/// As the system call's.
+pub(crate) unsafe fn waitid_raw(args: [usize; 6]) -> libc::c_long {
+    // SAFETY: as the caller promises.
+    let rc = raw::result(unsafe { vshmem::system_call(libc::SYS_waitid, args) });
+    if rc == 0 && args[2] != 0 {
+        // SAFETY: the caller's, filled by the call.
+        unsafe { waited_info(std::ptr::with_exposed_provenance(args[2])) };
     }
     rc
 }
@@ -129,7 +151,7 @@ fn end(status: c_int) -> ! {
     leave();
     loop {
         // SAFETY: ends the process.
-        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+        unsafe { kernel!(SYS_exit_group, status) };
     }
 }
 
@@ -161,6 +183,11 @@ extern "C" fn exiting() {
 #[unsafe(link_section = ".fini_array")]
 static EXIT: extern "C" fn() = exiting;
 
+/// The process's user, groups or capabilities are others now.
+pub(crate) fn credentials_changed() {
+    global::each(vshmem::Session::credentials_changed);
+}
+
 /// Passes a call on, and looks at the credentials again when it has changed them.
 macro_rules! changes_credentials {
     ($($name:ident($($arg:ident: $type:ty),*);)*) => {$(
@@ -172,7 +199,7 @@ macro_rules! changes_credentials {
         pub unsafe extern "C-unwind" fn $name($($arg: $type),*) -> c_int {
             let rc = next!($name($($arg: $type),*) -> c_int);
             if rc == 0 {
-                global::each(vshmem::Session::credentials_changed);
+                credentials_changed();
             }
             rc
         }

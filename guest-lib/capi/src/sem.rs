@@ -2,6 +2,7 @@
 
 use crate::abi::{SemInfo, Sembuf, SemidDs, cmd};
 use crate::global::{self, by_id, by_key, int, rest};
+use crate::raw::kernel;
 use libc::{c_int, c_long, c_ulong, key_t, size_t, timespec};
 use std::time::Duration;
 use vshmem::sysv::sem;
@@ -14,7 +15,7 @@ pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
     match by_key(Kind::Set, key) {
         Some(s) => int(|| s?.call(|r, on, c| sem::get(r, on, c, key, nsems, flags))),
         // SAFETY: no pointers.
-        None => unsafe { libc::syscall(libc::SYS_semget, key, nsems, flags) as c_int },
+        None => unsafe { kernel!(SYS_semget, key, nsems, flags) as c_int },
     }
 }
 
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn semtimedop(
         // SAFETY: as the caller promises.
         Some(s) => int(|| unsafe { timed(s?, id, ops, n, limit) }.map(|()| 0)),
         // SAFETY: the kernel checks the pointers.
-        None => unsafe { libc::syscall(libc::SYS_semtimedop, id, ops, n, limit) as c_int },
+        None => unsafe { kernel!(SYS_semtimedop, id, ops, n, limit) as c_int },
     }
 }
 
@@ -122,7 +123,7 @@ pub unsafe extern "C" fn semctl(id: c_int, num: c_int, command: c_int, arg: c_ul
         // SAFETY: as the caller promises.
         Some(s) => int(|| unsafe { control(s?, id, num, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        None => unsafe { libc::syscall(libc::SYS_semctl, id, num, command, arg) as c_int },
+        None => unsafe { kernel!(SYS_semctl, id, num, command, arg) as c_int },
     }
 }
 

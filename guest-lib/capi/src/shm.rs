@@ -1,12 +1,13 @@
 //! `shmget`, `shmat`, `shmdt`, `shmctl`.
 
 use crate::abi::{ShmLimits, ShmUsage, ShmidDs, cmd};
-use crate::global::{answer, by_id, by_key, each, int, rest};
+use crate::global::{answer, by_id, by_key, int, rest};
+use crate::raw::kernel;
 use libc::{c_int, c_void, key_t, size_t};
 use std::ptr;
 use vshmem::sysv::Errno;
 use vshmem::sysv::shm;
-use vshmem::{Error, Kind, Placement, Result, Session, user};
+use vshmem::{AddressSpace, Error, Kind, Placement, Result, Session, user};
 
 const PAGE: usize = 4096;
 const INDEX: c_int = 0x7fff;
@@ -17,7 +18,7 @@ pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
     match by_key(Kind::Seg, key) {
         Some(s) => int(|| s?.call(|r, on, c| shm::get(r, on, c, key, size as u64, flags))),
         // SAFETY: no pointers.
-        None => unsafe { libc::syscall(libc::SYS_shmget, key, size, flags) as c_int },
+        None => unsafe { kernel!(SYS_shmget, key, size, flags) as c_int },
     }
 }
 
@@ -34,21 +35,12 @@ pub unsafe extern "C" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *m
                 let s = s?;
                 let place = placement(at as usize, flags)?;
                 // SAFETY: as the caller promises.
-                let (at, len) = unsafe { s.attach_segment(id, place) }?;
-                if place.replace {
-                    // It may lie over a segment of another region.
-                    each(|other| {
-                        if !std::ptr::eq(other, s) {
-                            other.unmapped(at as usize, len);
-                        }
-                    });
-                }
-                Ok(at)
+                unsafe { s.attach_segment(id, place) }
             });
-            attached.map_or(failed, <*mut u8>::cast)
+            attached.map_or(failed, |(at, _)| at.cast())
         }
         // SAFETY: the kernel checks the address; the result is one, or -1.
-        None => unsafe { libc::syscall(libc::SYS_shmat, id, at, flags) as *mut c_void },
+        None => unsafe { kernel!(SYS_shmat, id, at, flags) as *mut c_void },
     }
 }
 
@@ -72,20 +64,13 @@ fn placement(at: usize, flags: c_int) -> Result<Placement> {
 /// Nothing may rely on the segment attached at `at`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
-    let mut detached = None;
-    each(|s| {
-        if detached.is_none() {
-            // SAFETY: as the caller promises.
-            let done = answer(|| unsafe { s.detach_segment(at as usize) });
-            detached = match done {
-                Ok(true) => Some(0),
-                Ok(false) => None,
-                Err(()) => Some(-1),
-            };
-        }
-    });
-    // SAFETY: as the caller promises; the kernel checks the address.
-    detached.unwrap_or_else(|| unsafe { libc::syscall(libc::SYS_shmdt, at) as c_int })
+    // SAFETY: as the caller promises.
+    match answer(|| unsafe { AddressSpace::detach(at.expose_provenance()) }) {
+        Ok(true) => 0,
+        // SAFETY: as the caller promises; the kernel checks the address.
+        Ok(false) => unsafe { kernel!(SYS_shmdt, at) as c_int },
+        Err(()) => -1,
+    }
 }
 
 /// `shmctl(2)`.
@@ -100,7 +85,7 @@ pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) ->
         // SAFETY: as the caller promises.
         Some(s) => int(|| unsafe { control(s?, id, command, arg) }),
         // SAFETY: the kernel checks the pointer.
-        None => unsafe { libc::syscall(libc::SYS_shmctl, id, command, arg) as c_int },
+        None => unsafe { kernel!(SYS_shmctl, id, command, arg) as c_int },
     }
 }
 
@@ -169,32 +154,4 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
         }
         _ => Err(Error::from(Errno::EINVAL)),
     }
-}
-
-/// `munmap(2)`: of an attached segment, the kernel counts what is left.
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
-    // SAFETY: as the caller promises.
-    let rc = unsafe { libc::syscall(libc::SYS_munmap, at, len) as c_int };
-    if rc == 0 {
-        each(|s| s.unmapped(at as usize, len));
-    }
-    rc
-}
-
-/// `mprotect(2)`: of an attached segment, the kernel counts pieces of different protection.
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_int) -> c_int {
-    // SAFETY: as the caller promises.
-    let rc = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
-    if rc == 0 {
-        each(|s| s.protected(at as usize, len, protection));
-    }
-    rc
 }

@@ -638,7 +638,8 @@ fn snapshot<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<Vec
     })
 }
 
-/// Gives `child` what its parent has attached, as fork does. `child` must be registered.
+/// Gives `child` what its parent has attached, as fork does, except for as many of a segment (by
+/// index and sequence number) as `without` says. `child` must be registered.
 ///
 /// # Errors
 /// `ENOMEM`: undo it by reaping the child's slot.
@@ -647,17 +648,22 @@ pub fn inherit<P: Platform>(
     on: &mut Lane,
     parent: TaskId,
     child: TaskId,
+    without: impl Fn(u32, u32) -> u32,
 ) -> Result<()> {
     let slot = r.element(Table::Tasks, parent.index)?;
     let (peer, pid) = (r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     for found in snapshot(r, on, parent)? {
+        let n = found.count.saturating_sub(without(found.seg, found.life));
+        if n == 0 {
+            continue;
+        }
         let at = r.object(Kind::Seg, found.seg)?;
         let (index, life) = (found.seg, found.life << 2 | obj::LIVE);
         let object = Object { index, at, life, peer: ANYONE };
         r.transact(on, |txn| {
             lock(txn, &object)?;
             // The kernel, too, names the forking parent.
-            count(txn, &object, child, Identity::new(peer, pid), found.count)
+            count(txn, &object, child, Identity::new(peer, pid), n)
         })?;
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::fd::Fd;
 use crate::interrupt;
 use crate::link;
+use crate::pieces;
 use crate::session::{Seat, Shared};
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -84,10 +85,12 @@ fn each(f: impl Fn(&Shared)) {
 }
 
 extern "C" fn before() {
+    pieces::before_fork();
     each(|s| {
-        let pending = s.seated().filter(|_| !s.pieces.is_empty()).and_then(|seat| {
+        let pending = s.seated().and_then(|seat| {
+            let (any, without) = pieces::inherited(s);
             // Failing, the child counts its attachments itself with its first call.
-            announce(s, seat).ok()
+            any.then(|| announce(s, seat, without).ok()).flatten()
         });
         if pending.is_some() {
             s.lanes.thread().pending.set(pending);
@@ -101,6 +104,7 @@ extern "C" fn in_parent() {
             drop(s.lanes.thread().pending.take());
         }
     });
+    pieces::after_fork();
 }
 
 extern "C" fn in_child() {
@@ -120,10 +124,12 @@ extern "C" fn in_child() {
             be_born(s, pending);
         }
     });
+    pieces::in_child();
+    pieces::after_fork();
 }
 
 /// Step 1.
-fn announce(s: &Shared, seat: &Seat) -> Result<Pending> {
+fn announce(s: &Shared, seat: &Seat, without: impl Fn(u32, u32) -> u32) -> Result<Pending> {
     let r = &seat.region;
     let mut entered = s.lanes.enter(seat)?;
     let lane = entered.lane();
@@ -136,7 +142,7 @@ fn announce(s: &Shared, seat: &Seat) -> Result<Pending> {
         let _ = reap::task(r, lane, child);
         Err(e)
     };
-    if let Err(e) = shm::inherit(r, lane, seat.task, child) {
+    if let Err(e) = shm::inherit(r, lane, seat.task, child, without) {
         return give_back(lane, e.into());
     }
     let ask = Request { op: Op::Fork, a: child.index.into(), b: child.incarnation };

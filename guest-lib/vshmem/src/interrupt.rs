@@ -340,6 +340,11 @@ impl Drop for Waiting {
     }
 }
 
+/// Names the calling thread, and it alone; not 0.
+pub(crate) fn this_thread() -> usize {
+    std::ptr::from_ref(sleep::thread()).addr()
+}
+
 /// Whether the sleep of this thread is one of `semop`.
 pub(crate) fn in_semop() -> bool {
     sleep::thread().call.load(Ordering::Relaxed) == Call::Semop as u32

@@ -31,6 +31,8 @@
 //! ```
 
 pub mod abi;
+mod areas;
+mod call;
 mod credentials;
 mod environment;
 mod error;
@@ -45,15 +47,17 @@ mod mapping;
 mod module;
 mod objects;
 mod park;
-mod parts;
 mod pieces;
+mod place;
 mod rules;
 mod session;
+mod space;
 mod spin;
 mod sys;
 pub mod user;
 mod whereabouts;
 
+pub use call::{Word, system_call};
 pub use environment::{rules_from_environment, socket_from_environment, socket_of};
 pub use error::{Error, Result};
 pub use interrupt::Signals;
@@ -61,9 +65,10 @@ pub use keeper::Rights;
 pub use mapping::Mapping;
 pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
 pub use park::{Me, Slept, Spot};
-pub use pieces::Placement;
+pub use place::Placement;
 pub use rules::{BadRule, Rules, Target};
 pub use session::Session;
+pub use space::AddressSpace;
 pub use vshmem_core::layout::{Limit, MAX_NUMBER};
 pub use vshmem_core::{Region, region::Kind};
 /// What the calls do: for those who need every detail of them.

@@ -1,7 +1,8 @@
 //! The three kinds of object, as a Rust program uses them.
 
 use crate::error::Result;
-use crate::pieces::Placement;
+use crate::pieces;
+use crate::place::Placement;
 use crate::session::Session;
 use std::ops::BitOr;
 use std::ptr;
@@ -124,11 +125,11 @@ impl Session {
     /// The attachment ends with the process.
     pub unsafe fn attach_segment(&self, id: i32, place: Placement) -> Result<(*mut u8, usize)> {
         let seat = self.seat()?;
-        self.shared().pieces.attach(self.shared(), seat, id, place)
+        pieces::attach(self.shared(), seat, id, place)
     }
 
-    /// Detaches what [`Session::attach_segment`] attached at `at`, or what a parent had there;
-    /// `false` if there is nothing.
+    /// Detaches what [`Session::attach_segment`] attached at `at`, or what a parent had there, in
+    /// this session or another; `false` if there is nothing.
     ///
     /// # Errors
     /// The region is corrupt.
@@ -136,7 +137,7 @@ impl Session {
     /// # Safety
     /// The mapping vanishes: nothing of this program may use it any more.
     pub unsafe fn detach_segment(&self, at: usize) -> Result<bool> {
-        self.shared().pieces.detach(self.shared(), at)
+        pieces::detach(at)
     }
 
     /// What a time from now is on the clock that deadlines are told in.

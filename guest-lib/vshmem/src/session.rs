@@ -10,8 +10,7 @@ use crate::lanes::Lanes;
 use crate::link::{self, Link, Way};
 use crate::lock::Lock;
 use crate::mapping::{self, Mapping, Span};
-use crate::parts::{self, Part};
-use crate::pieces::Pieces;
+use crate::pieces;
 use crate::spin;
 use crate::sys;
 use std::path::{Path, PathBuf};
@@ -37,7 +36,7 @@ pub(crate) struct Seat {
 
 impl Seat {
     pub fn new(region: Region<Mapping>, task: TaskId, peer: u32, ids: &Ids) -> Self {
-        let pid = std::process::id();
+        let pid = sys::pid();
         let caller = credentials::caller(task, Identity::new(peer, pid), ids);
         let caller = AtomicPtr::new(Box::into_raw(Box::new(caller)));
         Self { region, task, peer, pid, caller }
@@ -52,7 +51,7 @@ impl Seat {
 
     /// Whether the process is still the one that took the seat.
     pub fn is_current(&self) -> bool {
-        self.pid == std::process::id()
+        self.pid == sys::pid()
     }
 }
 
@@ -133,7 +132,6 @@ pub(crate) struct Shared {
     pub state: Lock<State>,
     pub link: Arc<Lock<Link>>,
     pub lanes: Lanes,
-    pub pieces: Pieces,
 }
 
 /// A process's membership in a region, through its kernel's endpoint.
@@ -189,7 +187,6 @@ impl Session {
             state: Lock::new(State::default()),
             link: Arc::new(Lock::new(Link::new(socket))),
             lanes: Lanes::new().map_err(failed)?,
-            pieces: Pieces::new(),
         });
         fork::register(&shared)?;
         Ok(Self { shared })
@@ -304,25 +301,6 @@ impl Session {
         let _ = self.shared.link.lock().ask(&ask, None);
     }
 
-    /// Tells that the program has unmapped `len` bytes at `at` by itself: attached segments among
-    /// them are counted as the kernel does, by what is left. Costs next to nothing elsewhere.
-    pub fn unmapped(&self, at: usize, len: usize) {
-        self.changed(at, len, parts::unmap);
-    }
-
-    /// As [`Session::unmapped`], for a change of protection.
-    pub fn protected(&self, at: usize, len: usize, protection: i32) {
-        self.changed(at, len, |all, from, to| parts::protect(all, from, to, protection));
-    }
-
-    fn changed(&self, at: usize, len: usize, how: impl Fn(&mut Vec<Part>, usize, usize)) {
-        let to = at.saturating_add(len).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
-        if self.shared.pieces.touches(at, to) {
-            // The pages are gone already; a count that fails is the reaper's to settle.
-            let _ = self.shared.pieces.changed(&self.shared, (at, to), |all| how(all, at, to));
-        }
-    }
-
     /// Ends this process's task as its death would: applies `SEM_UNDO`, detaches. For the end of
     /// the process; a later call would attach anew. Does nothing while other threads live, which
     /// may be in the middle of a call: then it is the endpoint that sees the death.
@@ -335,8 +313,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.pieces.unmap_all();
-        self.shared.pieces.publish(&self.shared);
+        pieces::unmap_all(&self.shared);
         if self.shared.seated().is_some_and(Seat::is_current) {
             self.shared.stand_up();
         }
@@ -435,7 +412,7 @@ impl Shared {
         let seat = Seat::new(region, id, reply.peer, ids);
         let seat = self.take(&mut state, seat);
         drop(state);
-        self.pieces.count_again(self, seat)?;
+        pieces::count_again(self);
         Ok(seat)
     }
 
@@ -449,8 +426,7 @@ impl Shared {
             let _ = seat.region.release_lane(entered.lane().id(), Owner::Task(seat.task));
         }
         self.lanes.forget();
-        self.pieces.forget();
-        self.pieces.publish(self);
+        pieces::forget(self);
         self.link.lock().hang_up();
     }
 

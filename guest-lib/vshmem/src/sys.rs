@@ -4,6 +4,7 @@
 //! own `fstat` and `geteuid`, and they use System V IPC, which would lead back into a call of ours
 //! that is under way. What the kernel would do for `semop` we do, and ask the kernel.
 
+use crate::system_call;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -12,12 +13,15 @@ use std::ptr;
 /// Makes a call that returns a number.
 macro_rules! call {
     ($number:ident $(, $arg:expr)*) => {
-        check(libc::syscall(libc::$number $(, $arg)*))
+        check(crate::system_call!(libc::$number $(, $arg)*))
     };
 }
 
-fn check(rc: libc::c_long) -> io::Result<usize> {
-    if rc == -1 { Err(io::Error::last_os_error()) } else { Ok(rc.cast_unsigned() as usize) }
+fn check(rc: isize) -> io::Result<usize> {
+    match rc {
+        -4095..0 => Err(io::Error::from_raw_os_error(rc.unsigned_abs() as i32)),
+        rc => Ok(rc.cast_unsigned()),
+    }
 }
 
 /// Repeats a call that was interrupted. Signals are blocked where this is used, but a process that
@@ -73,7 +77,7 @@ pub(crate) fn close(raw: RawFd) {
 /// The effective user and group.
 pub(crate) fn effective() -> (u32, u32) {
     // SAFETY: neither can fail.
-    unsafe { (libc::syscall(libc::SYS_geteuid) as u32, libc::syscall(libc::SYS_getegid) as u32) }
+    unsafe { (system_call!(libc::SYS_geteuid) as u32, system_call!(libc::SYS_getegid) as u32) }
 }
 
 /// The supplementary groups.
@@ -111,6 +115,57 @@ pub(crate) unsafe fn mmap(
 pub(crate) unsafe fn munmap(at: *mut u8, len: usize) {
     // SAFETY: as the caller promises; an error leaves them mapped, and nothing to do.
     let _ = unsafe { call!(SYS_munmap, at, len) };
+}
+
+/// Whether there is memory at the page `at`.
+pub(crate) fn is_mapped(at: usize) -> bool {
+    let mut resident = 0_u8;
+    // SAFETY: room for the one byte that a page takes.
+    let rc = unsafe { system_call!(libc::SYS_mincore, at, 1usize, &raw mut resident) };
+    rc != -(libc::ENOMEM as isize)
+}
+
+/// Whether this process may lock as much memory as it likes.
+pub(crate) fn locks_without_limit() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = ptr::null::<libc::rlimit>();
+    let what = libc::RLIMIT_MEMLOCK as i32;
+    // SAFETY: room for the result.
+    let rc = unsafe { system_call!(libc::SYS_prlimit64, 0, what, none, &raw mut limit) };
+    effective().0 == 0 || (rc == 0 && limit.rlim_cur == libc::RLIM_INFINITY)
+}
+
+/// The kernel's version, as far as it is a number.
+pub(crate) fn release() -> (u32, u32) {
+    let mut name = MaybeUninit::<libc::utsname>::zeroed();
+    // SAFETY: room for the result.
+    let _ = unsafe { call!(SYS_uname, name.as_mut_ptr()) };
+    // SAFETY: zeroed, then filled by the call.
+    let name = unsafe { name.assume_init() };
+    let mut numbers = name.release.split(|c| !(*c as u8).is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0u32, |n, c| n.wrapping_mul(10) + u32::from(*c as u8 - b'0'))
+    });
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// A file without a byte: touching a mapping of it is SIGBUS. With `read_only`, mappings of it
+/// cannot be made writable.
+pub(crate) fn empty_file(read_only: bool) -> io::Result<RawFd> {
+    let (name, flags) = (c"nothing".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+    // SAFETY: a string with its end.
+    let raw = unsafe { call!(SYS_memfd_create, name, flags) }? as RawFd;
+    if read_only {
+        // Without it (Linux before 5.1) one can, and finds nothing there all the same.
+        // SAFETY: no pointers.
+        let _ = unsafe { call!(SYS_fcntl, raw, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+    }
+    Ok(raw)
+}
+
+/// The calling process.
+pub(crate) fn pid() -> u32 {
+    // SAFETY: cannot fail.
+    unsafe { system_call!(libc::SYS_getpid) as u32 }
 }
 
 /// `madvise`: an advice not taken is no error.

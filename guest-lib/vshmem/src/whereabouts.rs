@@ -163,9 +163,13 @@ pub(crate) fn publish(all: Vec<Range>) {
     INDEX.publish(all);
 }
 
-/// What is attached now. For those who publish.
-pub(crate) fn all() -> Vec<Range> {
-    (0..INDEX.used.load(Ordering::Relaxed)).filter_map(|i| INDEX.nth(i)).collect()
+/// Whether any of `from..to` may be attached, or lies between two that are: two loads.
+///
+/// A thread that asks about memory of its own gets a true answer: nobody else attaches there.
+#[inline]
+pub(crate) fn touches(from: usize, to: usize) -> bool {
+    // Relaxed: as in `find`.
+    from < INDEX.high.load(Ordering::Relaxed) && to > INDEX.low.load(Ordering::Relaxed)
 }
 
 /// What is attached at `at`, if anything: the range it is in, with the key of `at` itself.

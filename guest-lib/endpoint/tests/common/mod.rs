@@ -472,7 +472,7 @@ impl Me {
             state: task::CLAIMED,
         };
         let child = region.claim_task(lane, &new).unwrap().unwrap();
-        shm::inherit(region, lane, c.task, child).unwrap();
+        shm::inherit(region, lane, c.task, child, |_, _| 0).unwrap();
         let (near, far) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
