@@ -38,8 +38,8 @@ Environment:
   VSHMEM_FTOK=plain   keys as the C library's ftok makes them, which differ between machines
   VSHMEM_QEMU         the QEMU of `vshmem vm run`
 
-Exit status: 0 done, 1 failed, 2 wrong usage. Programs run by `vshmem run` and `vshmem vm run` give
-theirs.";
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 unshared and still attached elsewhere. Programs run
+by `vshmem run` and `vshmem vm run` give theirs.";
 
 const RUN_HELP: &str = "\
 Examples:
@@ -78,6 +78,7 @@ pub enum Command {
     Vm(Vm),
     Ipcs(Ipcs),
     Ipcrm(Ipcrm),
+    Unshare(Unshare),
     /// The kernels that share a region
     #[command(subcommand)]
     Peer(Peer),
@@ -255,6 +256,21 @@ pub struct Ipcrm {
     #[command(flatten)]
     pub at: At,
 
+    #[command(flatten)]
+    pub objects: Objects,
+
+    /// Everything, or everything of one kind
+    #[arg(short = 'a', long, value_name = "KIND", num_args = 0..=1, require_equals = true)]
+    pub all: Option<Option<Kind>>,
+
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Objects by id and by key.
+#[derive(Args, Debug)]
+pub struct Objects {
     /// Segment with this id
     #[arg(short = 'm', long, value_name = "ID")]
     pub shmem_id: Vec<i32>,
@@ -278,14 +294,51 @@ pub struct Ipcrm {
     /// Semaphore set with this key
     #[arg(short = 'S', long, value_name = "KEY", value_parser = key)]
     pub semaphore_key: Vec<i32>,
+}
 
-    /// Everything, or everything of one kind
-    #[arg(short = 'a', long, value_name = "KIND", num_args = 0..=1, require_equals = true)]
-    pub all: Option<Option<Kind>>,
+impl Objects {
+    /// Kind, number, and whether that is a key.
+    pub fn named(&self) -> Vec<(vshmem::Kind, i32, bool)> {
+        use vshmem::Kind::{Queue, Seg, Set};
+        let lists = [
+            (Seg, &self.shmem_id, false),
+            (Seg, &self.shmem_key, true),
+            (Queue, &self.queue_id, false),
+            (Queue, &self.queue_key, true),
+            (Set, &self.semaphore_id, false),
+            (Set, &self.semaphore_key, true),
+        ];
+        let one = |(kind, list, is_key): (_, &Vec<i32>, _)| {
+            list.iter().map(move |n| (kind, *n, is_key)).collect::<Vec<_>>()
+        };
+        lists.into_iter().flat_map(one).collect()
+    }
+}
 
-    /// Say what would be removed, and remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
+/// Withdraw segments, semaphore sets and message queues of a region from other kernels
+///
+/// What is withdrawn belongs to this kernel alone from then on, the host or the guest in which the
+/// command runs. Its key is free: nobody finds it any more. Programs of this kernel use it on by its
+/// id. For programs of other kernels it is gone: those that wait on it are sent away with EIDRM, later
+/// calls fail with EINVAL. It ends with this kernel.
+///
+/// A segment that programs of other kernels have attached cannot be taken out of their memory. They
+/// are listed, and the exit status is 3; nobody else can attach it.
+///
+/// Owner, creator and root may do this.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "vshmem unshare [OPTIONS] -m ID | -M KEY | -q ID | -Q KEY | -s ID | -S KEY"
+)]
+#[command(group = clap::ArgGroup::new("object").required(true).multiple(true).args(
+    ["shmem_id", "shmem_key", "queue_id", "queue_key", "semaphore_id", "semaphore_key"]
+))]
+pub struct Unshare {
+    #[command(flatten)]
+    pub at: At,
+
+    #[command(flatten)]
+    pub objects: Objects,
 }
 
 /// A kind of object, as `ipcrm --all` names them.

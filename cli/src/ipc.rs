@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 use vshmem::Session;
-use vshmem::sysv::{Errno, Error, Perm, msg, sem, shm};
+use vshmem::sysv::{Errno, Error, Perm, msg, sem, shm, withdrawn_to};
 use vshmem_core::region::Kind as Table;
 
 #[derive(Serialize, Default)]
@@ -30,13 +30,18 @@ struct Owned {
     cuid: u32,
     cgid: u32,
     perms: String,
+    /// This kernel's alone, by `vshmem unshare`. (Others do not see it at all.)
+    withdrawn: bool,
 }
 
 impl Owned {
-    fn new(id: i32, p: &Perm) -> Self {
+    fn new(session: Option<&Session>, kind: Table, id: i32, p: &Perm) -> Self {
         let Perm { key, uid, gid, cuid, cgid, mode, .. } = *p;
         let perms = format!("{:o}", mode & 0o777);
-        Self { key: format!("{key:#010x}"), id, uid, gid, cuid, cgid, perms }
+        // One that has gone meanwhile is not.
+        let to = |s: &Session| s.call(|r, _, _| withdrawn_to(r, kind, id & 0x7fff));
+        let withdrawn = session.is_some_and(|s| to(s).is_ok_and(|to| to.is_some()));
+        Self { key: format!("{key:#010x}"), id, uid, gid, cuid, cgid, perms, withdrawn }
     }
 }
 
@@ -121,7 +126,7 @@ fn objects(session: Option<&Session>, args: &Ipcs) -> anyhow::Result<Objects> {
     if all || args.queues {
         let found = session.map_or_else(|| Ok(Vec::new()), queues)?;
         let queue = |(id, q): (i32, msg::QueueStat)| Queue {
-            owned: Owned::new(id, &q.perm),
+            owned: Owned::new(session, Table::Queue, id, &q.perm),
             used_bytes: q.cbytes,
             messages: q.qnum,
             max_bytes: q.qbytes,
@@ -136,7 +141,7 @@ fn objects(session: Option<&Session>, args: &Ipcs) -> anyhow::Result<Objects> {
     if all || args.shmems {
         let found = session.map_or_else(|| Ok(Vec::new()), segments)?;
         let segment = |(id, s): (i32, shm::SegStat)| Segment {
-            owned: Owned::new(id, &s.perm),
+            owned: Owned::new(session, Table::Seg, id, &s.perm),
             bytes: s.size,
             attached: s.nattch,
             removed: s.perm.mode & vshmem::sysv::flag::SHM_DEST != 0,
@@ -151,7 +156,7 @@ fn objects(session: Option<&Session>, args: &Ipcs) -> anyhow::Result<Objects> {
     if all || args.semaphores {
         let found = session.map_or_else(|| Ok(Vec::new()), sets)?;
         let set = |(id, s): (i32, sem::SetStat)| Set {
-            owned: Owned::new(id, &s.perm),
+            owned: Owned::new(session, Table::Set, id, &s.perm),
             semaphores: s.nsems,
             last_operation: s.otime,
             last_change: s.ctime,
@@ -272,17 +277,7 @@ pub fn remove(runtime_dir: &Path, args: &Ipcrm) -> anyhow::Result<()> {
             failed += 1;
         }
     };
-    let ids = |kind, ids: &[i32]| ids.iter().map(|id| (kind, *id, false)).collect::<Vec<_>>();
-    let keys = |kind, keys: &[i32]| keys.iter().map(|k| (kind, *k, true)).collect::<Vec<_>>();
-    let named = [
-        ids(Table::Seg, &args.shmem_id),
-        keys(Table::Seg, &args.shmem_key),
-        ids(Table::Queue, &args.queue_id),
-        keys(Table::Queue, &args.queue_key),
-        ids(Table::Set, &args.semaphore_id),
-        keys(Table::Set, &args.semaphore_key),
-    ];
-    for (kind, number, is_key) in named.into_iter().flatten() {
+    for (kind, number, is_key) in args.objects.named() {
         let id = if is_key { id_of(&session, kind, number) } else { Ok(number) };
         note(id.and_then(|id| remove_one(&session, kind, id, args.dry_run)));
     }
@@ -311,7 +306,7 @@ pub fn remove(runtime_dir: &Path, args: &Ipcrm) -> anyhow::Result<()> {
     Ok(())
 }
 
-const fn word(kind: Table) -> &'static str {
+pub const fn word(kind: Table) -> &'static str {
     match kind {
         Table::Seg => "segment",
         Table::Set => "semaphore set",
@@ -320,7 +315,7 @@ const fn word(kind: Table) -> &'static str {
 }
 
 /// What a failed call means for a person.
-fn explain(e: vshmem::Error, what: &str) -> anyhow::Error {
+pub fn explain(e: vshmem::Error, what: &str) -> anyhow::Error {
     match e {
         vshmem::Error::Call(Error::Errno(Errno::ENOENT | Errno::EINVAL | Errno::EIDRM)) => {
             anyhow!("the region has no {what}: see `vshmem ipcs`")
@@ -332,7 +327,7 @@ fn explain(e: vshmem::Error, what: &str) -> anyhow::Error {
     }
 }
 
-fn id_of(session: &Session, kind: Table, key: i32) -> anyhow::Result<i32> {
+pub fn id_of(session: &Session, kind: Table, key: i32) -> anyhow::Result<i32> {
     let id = session.call(|r, on, c| match kind {
         Table::Seg => shm::get(r, on, c, key, 0, 0),
         Table::Set => sem::get(r, on, c, key, 0, 0),
@@ -371,6 +366,7 @@ mod tests {
             cuid: 0,
             cgid: 0,
             perms: "600".to_owned(),
+            withdrawn: false,
         };
         let listed = Objects {
             queues: Some(Vec::new()),

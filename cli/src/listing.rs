@@ -82,7 +82,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Text of a region's tables, which any peer may have written, as a terminal may have it.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

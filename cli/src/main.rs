@@ -1,7 +1,7 @@
 //! The `vshmem` command: one binary for host and guest.
 //!
 //! Each subcommand is a module that returns a result; this file maps results to exit codes:
-//! 0 done, 1 failed, 2 wrong usage. `run` and `vm run` give the program's own.
+//! 0 done, 1 failed, 2 wrong usage, 3 unshared and still attached. `run` and `vm run` give the program's own.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -13,6 +13,7 @@ mod places;
 mod preload;
 mod run;
 mod sharing;
+mod unshare;
 mod vm;
 
 use args::{Command, Peer, RegionCommand, Task, Vm, Vshmem};
@@ -44,6 +45,7 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
         }
         Command::Ipcs(args) => ipc::list(dir, args),
         Command::Ipcrm(args) => ipc::remove(dir, args),
+        Command::Unshare(args) => return unshare::run(dir, args),
         Command::Peer(Peer::List(args)) => listing::peers(dir, args),
         Command::Task(Task::List(args)) => listing::tasks(dir, args),
         Command::Region(RegionCommand::List(args)) => listing::regions(dir, args),
