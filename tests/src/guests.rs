@@ -38,7 +38,7 @@ pub struct Host {
     daemon: Mutex<Daemon>,
     session: Session,
     region: String,
-    size: String,
+    config: String,
     folder: tempfile::TempDir,
 }
 
@@ -67,6 +67,16 @@ impl Host {
     ///
     /// A build's failure, or the daemon does not come up.
     pub fn start(region: &str, size: &str) -> Result<Self> {
+        Self::configured(region, &one_region(region, size))
+    }
+
+    /// As [`start`](Self::start), with a daemon of this configuration; guests
+    /// and programs are in `region` of it.
+    ///
+    /// # Errors
+    ///
+    /// A build's failure, or the daemon does not come up.
+    pub fn configured(region: &str, config: &str) -> Result<Self> {
         // Below the target directory, which guests see through the host's root
         // file system; /tmp is their own.
         let session = Session::new()?;
@@ -75,7 +85,7 @@ impl Host {
         for source in build::sources(&build::programs().join("demo"))? {
             build::compile(&source, folder.path())?;
         }
-        Self::serve(session, folder, region, size)
+        Self::serve(session, folder, region, config)
     }
 
     /// The same for programs that run as other users: binaries and folder are
@@ -88,18 +98,17 @@ impl Host {
         let session = Session::installed()?;
         let folder = tempfile::Builder::new().prefix("programs-").tempdir_in(session.runtime())?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-        Self::serve(session, folder, region, size)
+        Self::serve(session, folder, region, &one_region(region, size))
     }
 
     fn serve(
         session: Session,
         folder: tempfile::TempDir,
         region: &str,
-        size: &str,
+        config: &str,
     ) -> Result<Self> {
-        let daemon = Daemon::start(&session, folder.path(), region, size)?;
-        let daemon = Mutex::new(daemon);
-        Ok(Self { session, region: region.to_owned(), size: size.to_owned(), daemon, folder })
+        let daemon = Mutex::new(Daemon::serve(&session, folder.path(), config)?);
+        Ok(Self { session, region: region.to_owned(), config: config.to_owned(), daemon, folder })
     }
 
     /// Kills the daemon as the kernel short of memory would. Its holder and the
@@ -114,7 +123,7 @@ impl Host {
     ///
     /// It does not come up.
     pub fn restart_daemon(&self) -> Result<()> {
-        let new = Daemon::start(&self.session, self.folder.path(), &self.region, &self.size)?;
+        let new = Daemon::serve(&self.session, self.folder.path(), &self.config)?;
         *self.daemon.lock().unwrap_or_else(|e| e.into_inner()) = new;
         Ok(())
     }
@@ -167,11 +176,19 @@ impl Host {
     }
 }
 
+fn one_region(name: &str, size: &str) -> String {
+    format!("[[region]]\nname = \"{name}\"\nsize = \"{size}\"\n")
+}
+
 /// Between two looks at something that gives no event.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The child's end, or none within the limit.
-fn wait_for(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {
+///
+/// # Errors
+///
+/// It is no child.
+pub fn wait_for(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {
     let until = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -192,11 +209,7 @@ impl Daemon {
     ///
     /// It ends, or is not ready in time; its log is in the message.
     pub fn start(session: &Session, folder: &Path, region: &str, size: &str) -> Result<Self> {
-        Self::serve(
-            session,
-            folder,
-            &format!("[[region]]\nname = \"{region}\"\nsize = \"{size}\"\n"),
-        )
+        Self::serve(session, folder, &one_region(region, size))
     }
 
     /// Serves what a configuration says; returns once it does. It and the log

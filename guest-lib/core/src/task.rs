@@ -321,6 +321,14 @@ impl<P: Platform> Region<P> {
         self.mem().store(at, Owner::Task(keeper).word(), Ordering::Release)
     }
 
+    /// Notes what program task `id` runs now, for listings.
+    ///
+    /// # Errors
+    /// There is no such task.
+    pub fn set_command(&self, id: TaskId, comm: &str) -> Result<(), Corrupt> {
+        self.put_text(self.element(Table::Tasks, id.index)?.plus(task::COMM), comm, 16)
+    }
+
     /// The task in slot `index`; `None` where it is free.
     ///
     /// # Errors

@@ -134,6 +134,10 @@ impl Endpoint {
         if !same {
             debug!(pid, "task attaches from another program");
             self.new_image(task);
+            if let Some(of) = self.tasks.get(&task) {
+                // A name for listings; a region too corrupt for it shows elsewhere.
+                let _ = self.region.set_command(of.id, &sys::command(pid));
+            }
         }
         Ok(task)
     }

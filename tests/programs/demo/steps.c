@@ -16,6 +16,11 @@
  *     say=TEXT       prints a line
  *     pause          waits for a signal
  *     remove         removes all three
+ *     ids            prints the ids of set, segment and queue, and their key
+ *     set=ID  shm=ID  queue=ID   uses the object of this id
+ *     dismissed=N    P on semaphore N, which must end with EIDRM
+ *     denied         makes calls on all three, which must fail with EINVAL
+ *     absent         looks for all three by key, which nobody may find
  *
  * Scenes with different letters do not meet. */
 #include "demo.h"
@@ -61,6 +66,29 @@ static void find(void)
     queue = MUST(msgget(key, 0));
 }
 
+#define FAILS(with, ...) \
+    CHECK((long)(__VA_ARGS__) == -1 && errno == (with), "%s: no %s", #__VA_ARGS__, #with)
+
+static void denied(void)
+{
+    struct note note = { .mtype = 1 };
+    struct shmid_ds ds;
+    FAILS(EINVAL, up(set, 0, 1));
+    FAILS(EINVAL, semctl(set, 0, GETVAL));
+    FAILS(EINVAL, semctl(set, 0, IPC_RMID));
+    FAILS(EINVAL, shmat(shm, NULL, 0));
+    FAILS(EINVAL, shmctl(shm, IPC_STAT, &ds));
+    FAILS(EINVAL, msgsnd(queue, &note, sizeof note.text, IPC_NOWAIT));
+    FAILS(EINVAL, msgrcv(queue, &note, sizeof note.text, 0, IPC_NOWAIT));
+}
+
+static void absent(void)
+{
+    FAILS(ENOENT, semget(key, 0, 0));
+    FAILS(ENOENT, shmget(key, 0, 0));
+    FAILS(ENOENT, msgget(key, 0));
+}
+
 static void step(const char *name, const char *text)
 {
     struct note note = { .mtype = first, .text = "note" };
@@ -93,6 +121,20 @@ static void step(const char *name, const char *text)
         pause();
     else if (!strcmp(name, "remove"))
         remove_old(key);
+    else if (!strcmp(name, "ids"))
+        printf("ids %d %d %d %#x\n", set, shm, queue, (unsigned)key);
+    else if (!strcmp(name, "set"))
+        set = first;
+    else if (!strcmp(name, "shm"))
+        shm = first;
+    else if (!strcmp(name, "queue"))
+        queue = first;
+    else if (!strcmp(name, "dismissed"))
+        FAILS(EIDRM, up(set, first, -1));
+    else if (!strcmp(name, "denied"))
+        denied();
+    else if (!strcmp(name, "absent"))
+        absent();
     else {
         fprintf(stderr, "steps: there is no step '%s'\n", name);
         exit(2);

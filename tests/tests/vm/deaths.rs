@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use vshmem_tests::guests::{Guests, Host};
+use vshmem_tests::guests::{Guests, Host, wait_for};
 use vshmem_tests::run::run;
 
+use crate::sharing::what_is_unshared_is_gone_for_other_guests;
 use crate::{LIMIT, host, timed};
 
 /// How soon the living go on: deaths are noticed, not polled for, but the
@@ -21,16 +22,25 @@ use crate::{LIMIT, host, timed};
 const SOON: Duration = Duration::from_secs(5);
 
 /// A host with two guests.
-struct Pair {
+pub struct Pair {
     // Dropped first: the daemon outlives its guests.
-    guests: Guests<Arc<Host>>,
-    host: Arc<Host>,
-    a: usize,
-    b: usize,
+    pub guests: Guests<Arc<Host>>,
+    pub host: Arc<Host>,
+    pub a: usize,
+    pub b: usize,
 }
 
 /// Processes of the host; killed when dropped.
-struct Task(Child);
+pub struct Task(Child);
+
+impl Task {
+    /// Waits for its end, which must be a good one.
+    pub fn ends_well(mut self, limit: Duration) -> Result<()> {
+        let status = wait_for(&mut self.0, limit)?.context("it does not end")?;
+        ensure!(status.success(), "a task of the host ended with {status}");
+        Ok(())
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -64,19 +74,19 @@ impl Pair {
     }
 
     /// Starts steps in a guest. Its shell has their pid in `$task`.
-    fn start(&mut self, guest: usize, steps: &str) -> Result<()> {
+    pub fn start(&mut self, guest: usize, steps: &str) -> Result<()> {
         let vshmem = self.host.session().artifacts().vshmem.display();
         let region = self.host.region();
         let line = format!("'{vshmem}' run --region {region} -- ./steps {steps} & task=$!");
         self.guests.tell(guest, &line)
     }
 
-    fn says(&mut self, guest: usize, line: &str) -> Result<Instant> {
+    pub fn says(&mut self, guest: usize, line: &str) -> Result<Instant> {
         self.guests.expect(guest, line, LIMIT)
     }
 
     /// Does steps on the host, to their end.
-    fn here(&self, steps: &str) -> Result<Instant> {
+    pub fn here(&self, steps: &str) -> Result<Instant> {
         let mut command = self.host.run("steps");
         let outcome = run(command.args(steps.split(' ')), LIMIT)?;
         ensure!(outcome.good(), "{steps}, here: {}\n{}", outcome.end, outcome.stderr);
@@ -84,7 +94,7 @@ impl Pair {
     }
 
     /// Starts steps on the host.
-    fn task_here(&self, steps: &str) -> Result<Task> {
+    pub fn task_here(&self, steps: &str) -> Result<Task> {
         let mut command = self.host.run("steps");
         command.args(steps.split(' ')).stdin(Stdio::null()).stdout(Stdio::null());
         Ok(Task(command.spawn().context("vshmem run")?))
@@ -301,6 +311,7 @@ impl Stage {
         }
         trials![
             bad_input_in_a_guest_is_named,
+            what_is_unshared_is_gone_for_other_guests,
             a_process_killed_in_a_guest_lets_go_at_once,
             a_killed_agent_comes_back_under_a_running_task,
             a_killed_daemon_comes_back_under_running_guests,

@@ -4,12 +4,14 @@
 //! must hold; `cargo test -p vshmem-tests --test vm -- four` runs one.
 
 mod deaths;
+mod sharing;
 
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use sharing::rules_lead_to_two_regions_in_guests_too;
 use vshmem_tests::build;
 use vshmem_tests::guests::{Event, Guests, Host, kernel_image};
 use vshmem_tests::run::run;
@@ -256,6 +258,7 @@ fn main() -> ExitCode {
         what_a_process_killed_in_a_guest_held_is_free,
         four_guests_count_and_pass_messages,
         programs_in_a_guest_agree_with_its_kernel,
+        rules_lead_to_two_regions_in_guests_too,
     ];
     let stage = deaths::Stage::default();
     trials.extend(stage.trials());
