@@ -20,6 +20,7 @@
 //! ```
 
 mod alloc;
+mod birth;
 mod ftok;
 mod global;
 mod memory;

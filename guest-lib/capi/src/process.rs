@@ -1,7 +1,7 @@
 //! The C library's calls that begin, end or change a process.
 //!
 //! `fork` itself is not among them: the session has handlers for it (`pthread_atfork`), which also
-//! run for the forks inside `daemon` and `forkpty`.
+//! run for the forks inside `daemon` and `forkpty`. Those without handlers are in `birth`.
 
 use crate::global;
 use crate::next::next;
@@ -17,6 +17,7 @@ fn waited(pid: pid_t, status: c_int) {
 
 fn child_died(pid: pid_t) {
     let before = global::errno();
+    vshmem::Sharing::died(pid.cast_unsigned());
     global::each(|session| session.child_died(pid.cast_unsigned()));
     global::set_errno(before);
 }

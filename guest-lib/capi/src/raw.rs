@@ -4,7 +4,7 @@
 //! six arguments. The C library's `syscall` is variadic: integers beyond the named parameter are
 //! passed as if they had names, on x86-64 and on aarch64, so that a function of seven can stand in.
 
-use crate::{global, msg, process, sem, shm, space};
+use crate::{birth, global, msg, process, sem, shm, space};
 use libc::{c_int, c_long};
 use std::ptr;
 
@@ -90,6 +90,10 @@ const OURS: &[c_long] = &[
     libc::SYS_mlockall,
     libc::SYS_munlockall,
     libc::SYS_exit_group,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    libc::SYS_clone,
+    libc::SYS_clone3,
     libc::SYS_wait4,
     libc::SYS_waitid,
     libc::SYS_setuid,
@@ -140,6 +144,9 @@ unsafe fn ours(number: c_long, args: [usize; 6]) -> c_long {
             libc::SYS_mlockall => space::mlockall(int(a)).into(),
             libc::SYS_munlockall => space::munlockall().into(),
             libc::SYS_exit_group => process::_exit(int(a)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_fork => birth::by_number(number, args),
+            libc::SYS_clone | libc::SYS_clone3 => birth::by_number(number, args),
             libc::SYS_wait4 => process::wait4(int(a), at(b), int(c), at(d)).into(),
             libc::SYS_waitid => process::waitid_raw(args),
             _ => {

@@ -20,6 +20,7 @@ use crate::interrupt;
 use crate::link;
 use crate::pieces;
 use crate::session::{Seat, Shared};
+use crate::sharing;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Once;
@@ -43,6 +44,29 @@ const SESSIONS: usize = 16;
 static SESSIONS_HERE: [AtomicPtr<Shared>; SESSIONS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; SESSIONS];
 static HANDLERS: Once = Once::new();
+
+/// For a library that has taken the C library's functions into its hands that make a child without
+/// running the handlers of `pthread_atfork`. Each of the three is run by the thread that forks.
+#[derive(Debug)]
+pub struct Forking;
+
+impl Forking {
+    /// Before the child is made. Whoever calls this calls one of the others.
+    pub fn before() {
+        before();
+    }
+
+    /// In the parent, also where there is no child after all.
+    pub fn in_parent() {
+        in_parent();
+    }
+
+    /// In the child, before anything else.
+    pub fn in_child() {
+        in_child();
+    }
+}
+
 /// Threads that look at sessions they found above; no session ends meanwhile.
 static LOOKING: AtomicUsize = AtomicUsize::new(0);
 
@@ -73,7 +97,7 @@ pub(crate) fn unregister(shared: &Shared) {
     }
 }
 
-fn each(f: impl Fn(&Shared)) {
+pub(crate) fn each(f: impl Fn(&Shared)) {
     LOOKING.fetch_add(1, Ordering::SeqCst);
     for slot in &SESSIONS_HERE {
         // SAFETY: registered sessions are alive, and stay so while this thread is counted.
@@ -87,7 +111,8 @@ fn each(f: impl Fn(&Shared)) {
 extern "C" fn before() {
     pieces::before_fork();
     each(|s| {
-        let pending = s.seated().and_then(|seat| {
+        // What a process in another's memory makes counts for itself, later.
+        let pending = s.seated().filter(|seat| !seat.is_guest()).and_then(|seat| {
             let (any, without) = pieces::inherited(s);
             // Failing, the child counts its attachments itself with its first call.
             any.then(|| announce(s, seat, without).ok()).flatten()
@@ -111,12 +136,16 @@ extern "C" fn in_child() {
     // Whoever else was counted does not exist here.
     LOOKING.store(0, Ordering::SeqCst);
     interrupt::in_child();
+    sharing::in_child();
     each(|s| {
         s.state.reopen();
         s.link.reopen();
-        if s.state.lock().seat.is_none() {
+        let mut state = s.state.lock();
+        state.alone();
+        if state.seat.is_none() {
             return;
         }
+        drop(state);
         let pending = s.lanes.thread().pending.take();
         s.lanes.forget();
         s.link.lock().hang_up();

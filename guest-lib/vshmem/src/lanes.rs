@@ -83,7 +83,7 @@ impl Lanes {
 
     /// Takes a lane of `seat` for one call of the calling thread.
     pub fn enter<'a>(&'a self, seat: &'a Seat) -> Result<Entered<'a>> {
-        let thread = self.thread();
+        let thread = seat.lanes(self).thread();
         if !ptr::eq(thread.seat.get(), seat) {
             // Another process's: forgotten, not released.
             thread.forget();

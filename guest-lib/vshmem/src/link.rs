@@ -138,6 +138,14 @@ impl Link {
         self.connection = None;
     }
 
+    /// Forgets all descriptors without closing them: they were another process's, whose numbers mean
+    /// something else here.
+    pub fn leave_open(&mut self) {
+        let bells = self.bells.iter_mut().filter_map(Option::take).map(|(_, fd)| fd);
+        let held = [self.connection.take(), self.rw.take(), self.ro.take()];
+        bells.chain(held.into_iter().flatten()).for_each(std::mem::forget);
+    }
+
     /// A descriptor of the region, fetched again if the program closed it.
     pub fn region(&mut self, way: Way) -> Result<RawFd> {
         let held = |me: &Self| match way {

@@ -19,6 +19,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use vshmem_sysv::Errno;
 use vshmem_sysv::park::Key;
 use vshmem_sysv::shm::{self, Extent};
 
@@ -150,13 +151,14 @@ impl Attach {
         let shared = self.shared();
         // A child that is no task yet counts all it has when it becomes one.
         let Some(seat) = shared.seated() else { return Ok(()) };
+        let Some(caller) = shared.attacher(seat) else { return Ok(()) };
         let mut entered = shared.lanes.enter(seat)?;
         match event {
             Event::Open => {
-                shm::attach(&seat.region, entered.lane(), seat.caller(), self.id, 0)?;
+                shm::attach(&seat.region, entered.lane(), caller, self.id, 0)?;
             }
             Event::Close => {
-                shm::detach(&seat.region, entered.lane(), seat.caller(), self.seg, self.life)?;
+                shm::detach(&seat.region, entered.lane(), caller, self.seg, self.life)?;
             }
         }
         Ok(())
@@ -176,9 +178,11 @@ pub(crate) fn attach(
     place: Placement,
 ) -> Result<(*mut u8, usize)> {
     let mut table = Table::lock();
+    // A process in the memory of one that is not attached: nobody would answer for it.
+    let caller = shared.attacher(seat).ok_or(Errno::ENOMEM)?;
     let mut entered = shared.lanes.enter(seat)?;
     let access = 0o4 | u32::from(!place.read_only) << 1 | u32::from(place.execute);
-    let got = shm::attach(&seat.region, entered.lane(), seat.caller(), id, access)?;
+    let got = shm::attach(&seat.region, entered.lane(), caller, id, access)?;
     // A read-only view comes from the read-only descriptor, so that it cannot be made writable.
     let way = if place.read_only { Way::ReadOnly } else { Way::ReadWrite };
     let mapped = place::check(seat, &got).and_then(|len| {
@@ -204,7 +208,7 @@ pub(crate) fn attach(
         }
         Err(e) => {
             // It was counted and is not mapped: not counted.
-            shm::detach(&seat.region, entered.lane(), seat.caller(), got.seg, got.life)?;
+            shm::detach(&seat.region, entered.lane(), caller, got.seg, got.life)?;
             Err(e)
         }
     }

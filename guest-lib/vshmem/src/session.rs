@@ -11,6 +11,7 @@ use crate::link::{self, Link, Way};
 use crate::lock::Lock;
 use crate::mapping::{self, Mapping, Span};
 use crate::pieces;
+use crate::sharing::{self, Company};
 use crate::spin;
 use crate::sys;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) struct Seat {
     pub peer: u32,
     pub pid: u32,
     caller: AtomicPtr<Caller>,
+    /// The lanes of a process in another's memory, whose threads have lanes there as well.
+    own_lanes: Option<ptr::NonNull<Lanes>>,
 }
 
 impl Seat {
@@ -39,7 +42,7 @@ impl Seat {
         let pid = sys::pid();
         let caller = credentials::caller(task, Identity::new(peer, pid), ids);
         let caller = AtomicPtr::new(Box::into_raw(Box::new(caller)));
-        Self { region, task, peer, pid, caller }
+        Self { region, task, peer, pid, caller, own_lanes: None }
     }
 
     #[inline]
@@ -47,6 +50,17 @@ impl Seat {
         // Acquire: pairs with the Release that published it.
         // SAFETY: made by `Box`; replaced ones are kept by the session, as calls may still use them.
         unsafe { &*self.caller.load(Ordering::Acquire) }
+    }
+
+    /// Whether it is of a process in another's memory.
+    pub fn is_guest(&self) -> bool {
+        self.own_lanes.is_some()
+    }
+
+    /// The lanes it is to use: `lanes`, or its own.
+    pub fn lanes<'a>(&'a self, lanes: &'a Lanes) -> &'a Lanes {
+        // SAFETY: they live as long as the session, and so as the seat.
+        self.own_lanes.map_or(lanes, |own| unsafe { own.as_ref() })
     }
 
     /// Whether the process is still the one that took the seat.
@@ -120,6 +134,9 @@ pub(crate) struct State {
     /// The mapping, and the file it is of.
     span: Option<(Arc<Span>, FileId)>,
     ids: Option<Ids>,
+    /// Whether this belongs to a process in another's memory.
+    is_guest: bool,
+    pub company: Company,
 }
 
 // SAFETY: the pointers are to heap memory that this state owns.
@@ -181,13 +198,10 @@ impl Session {
     /// # Errors
     /// The process has too many sessions, or no memory.
     pub fn later(socket: &Path) -> Result<Self> {
-        let failed = |cause| Error::Map { socket: socket.to_owned(), len: PAGE as u64, cause };
-        let shared = Box::new(Shared {
-            current: Wiped::new().map_err(failed)?,
-            state: Lock::new(State::default()),
-            link: Arc::new(Lock::new(Link::new(socket))),
-            lanes: Lanes::new().map_err(failed)?,
-        });
+        let shared = Box::new(Shared::new(socket, State::default())?);
+        if sharing::is_shared() {
+            shared.state.lock().join();
+        }
         fork::register(&shared)?;
         Ok(Self { shared })
     }
@@ -305,9 +319,11 @@ impl Session {
     /// the process; a later call would attach anew. Does nothing while other threads live, which
     /// may be in the middle of a call: then it is the endpoint that sees the death.
     pub fn leave(&self) {
-        if self.shared.seated().is_some_and(Seat::is_current) && credentials::threads() == 1 {
-            self.shared.stand_up();
+        if !self.shared.seated().is_some_and(Seat::is_current) || credentials::threads() != 1 {
+            return;
         }
+        let other = if sharing::is_shared() { self.shared.state.lock().other() } else { None };
+        other.unwrap_or(&self.shared).stand_up();
     }
 }
 
@@ -347,11 +363,56 @@ fn task_of(seat: &Seat, pid: u32) -> vshmem_sysv::Result<Option<TaskId>> {
 }
 
 impl Shared {
+    fn new(socket: &Path, state: State) -> Result<Self> {
+        let failed = |cause| Error::Map { socket: socket.to_owned(), len: PAGE as u64, cause };
+        Ok(Self {
+            current: Wiped::new().map_err(failed)?,
+            state: Lock::new(state),
+            link: Arc::new(Lock::new(Link::new(socket))),
+            lanes: Lanes::new().map_err(failed)?,
+        })
+    }
+
+    /// For a process in the memory of `owner`'s.
+    pub fn of_other(owner: &Self) -> Result<Self> {
+        let state = State { is_guest: true, ..State::default() };
+        Self::new(owner.link.lock().socket(), state)
+    }
+
     #[inline]
-    pub fn seated(&self) -> Option<&Seat> {
-        // Acquire: pairs with the Release in `take`.
+    pub fn current(&self) -> Option<&Seat> {
+        // Acquire: pairs with the Release in `set_current`.
         // SAFETY: null, or a seat that lives as long as the session.
         unsafe { self.current.cell().load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Sets what the next caller finds; what it would have found before.
+    pub fn set_current(&self, seat: Option<ptr::NonNull<Seat>>) -> Option<ptr::NonNull<Seat>> {
+        let seat = seat.map_or(ptr::null_mut(), ptr::NonNull::as_ptr);
+        // Release: the seat is complete before another thread finds it.
+        ptr::NonNull::new(self.current.cell().swap(seat, Ordering::AcqRel))
+    }
+
+    /// The seat of the calling process.
+    #[inline]
+    pub fn seated(&self) -> Option<&Seat> {
+        self.current().or_else(|| self.out_of_sight())
+    }
+
+    #[cold]
+    fn out_of_sight(&self) -> Option<&Seat> {
+        if !sharing::is_shared() {
+            return None;
+        }
+        self.state.lock().seat_of_caller(self)
+    }
+
+    /// Who attaches when the process of `seat` does: the one whose memory it is.
+    pub fn attacher<'a>(&'a self, seat: &'a Seat) -> Option<&'a Caller> {
+        if !seat.is_guest() {
+            return Some(seat.caller());
+        }
+        self.state.lock().owners_seat().map(Seat::caller)
     }
 
     #[inline]
@@ -368,8 +429,11 @@ impl Shared {
         let pointer = ptr::NonNull::new(seat).expect("a box is somewhere");
         interrupt::attached(std::process::id());
         state.old_seats.extend(state.seat.replace(pointer));
-        // Release: the seat is complete before another thread finds it.
-        self.current.cell().store(seat, Ordering::Release);
+        if state.is_hidden() {
+            state.set_hidden(Some(pointer));
+        } else {
+            self.set_current(Some(pointer));
+        }
         // SAFETY: just made; freed with the session only.
         unsafe { &*seat }
     }
@@ -378,8 +442,16 @@ impl Shared {
     #[cold]
     fn sit_down(&self) -> Result<&Seat> {
         let mut state = self.state.lock();
-        if let Some(seat) = self.seated() {
+        if let Some(seat) = state.seat_of_caller(self) {
             return Ok(seat);
+        }
+        if let Some(other) = state.other_or_new(self)? {
+            let known = (state.span.clone(), state.ids.clone());
+            drop(state);
+            let mut its = other.state.lock();
+            (its.span, its.ids) = known;
+            drop(its);
+            return other.sit_down();
         }
         let mut link = self.link.lock();
         // A child made behind the C library's back still has its parent's connection.
@@ -409,7 +481,8 @@ impl Shared {
         region.element(Table::Tasks, id.index)?;
         state.span = file.map(|file| (span, file));
         let ids = state.ids.get_or_insert_with(Ids::read);
-        let seat = Seat::new(region, id, reply.peer, ids);
+        let mut seat = Seat::new(region, id, reply.peer, ids);
+        seat.own_lanes = state.is_guest.then(|| ptr::NonNull::from(&self.lanes));
         let seat = self.take(&mut state, seat);
         drop(state);
         pieces::count_again(self);
@@ -418,8 +491,11 @@ impl Shared {
 
     /// Ends this process's task.
     fn stand_up(&self) {
-        let Some(seat) = self.seated() else { return };
-        self.current.cell().store(ptr::null_mut(), Ordering::Release);
+        let mut state = self.state.lock();
+        let Some(seat) = state.seat_of_caller(self) else { return };
+        state.set_hidden(None);
+        self.set_current(None);
+        drop(state);
         if let Ok(mut entered) = self.lanes.enter(seat) {
             // What fails here the endpoint does when it sees the process dead.
             let _ = reap::task(&seat.region, entered.lane(), seat.task);
@@ -436,7 +512,7 @@ impl Shared {
         }
         let mut state = self.state.lock();
         let ids = state.ids.get_or_insert_with(Ids::read).clone();
-        let Some(seat) = self.seated() else { return };
+        let Some(seat) = state.seat_of_caller(self) else { return };
         let now = seat.caller();
         let new = credentials::caller(seat.task, now.who, &ids);
         if credentials::same(now, &new) {
