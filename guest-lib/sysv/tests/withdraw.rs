@@ -270,7 +270,7 @@ fn what_others_have_attached_they_keep_and_are_named() {
     }
     // Forked before or after, a child has what its parent has.
     let (child, _) = task_of(&r, other, 14);
-    shm::inherit(&r, &mut further, p.task, child.task).unwrap();
+    shm::inherit(&r, &mut further, p.task, child.task, |_, _| 0).unwrap();
     assert_eq!(withdraw(&r, &mut on, &c, Kind::Seg, id).unwrap().len(), 2);
     reap::task(&r, &mut endpoint(&r), p.task).unwrap();
     reap::task(&r, &mut endpoint(&r), child.task).unwrap();
