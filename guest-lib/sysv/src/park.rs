@@ -39,7 +39,7 @@ const BATCH: u32 = 32;
 pub struct Key {
     /// The segment's index.
     pub seg: u32,
-    /// The segment's life: a later segment of this index is another.
+    /// The sequence number in its id: a later segment of this index is another.
     pub life: u32,
     /// Bytes from the segment's start.
     pub at: u64,
@@ -79,7 +79,7 @@ impl Key {
 
 /// The id of the segment a key is in, as programs know it.
 pub fn segment_id<P: Platform>(r: &Region<P>, key: Key) -> i32 {
-    crate::object::id_of(r, key.seg, key.life)
+    crate::object::id_of(r, key.seg, key.life << 2)
 }
 
 /// How and how long to wait.

@@ -66,7 +66,7 @@ pub use interrupt::Signals;
 pub use keeper::Rights;
 pub use mapping::Mapping;
 pub use objects::{Attached, Flags, Key, Message, Queue, Segment, SemOp, SemSet};
-pub use park::{Me, Slept, Spot};
+pub use park::{Slept, Spot};
 pub use place::Placement;
 pub use rules::{BadRule, Rules, Target};
 pub use session::Session;

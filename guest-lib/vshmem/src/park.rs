@@ -33,15 +33,6 @@ pub struct Spot<'a> {
     key: Key,
 }
 
-/// Who asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Me {
-    /// Its peer and the number of its thread there.
-    pub thread: Identity,
-    /// Its task.
-    pub task: TaskId,
-}
-
 impl Spot<'static> {
     /// The place at address `at`, if a segment is attached there. Costs two loads where none is near.
     ///
@@ -89,15 +80,23 @@ impl Spot<'_> {
         Ok(vshmem_core::mem::Park::now(self.seat()?.region.mem()))
     }
 
-    /// Who the calling thread is, to others in this region.
+    /// The calling process's task.
     ///
     /// # Errors
     /// The process cannot attach.
+    pub fn task(&self) -> Result<TaskId> {
+        Ok(self.seat()?.task)
+    }
+
+    /// The calling thread, to others in this region; nobody where the process cannot attach.
     #[inline]
-    pub fn me(&self) -> Result<Me> {
-        let seat = self.seat()?;
-        let thread = Identity::new(seat.peer, interrupt::thread_id(seat.pid));
-        Ok(Me { thread, task: seat.task })
+    #[must_use]
+    pub fn thread(&self) -> Identity {
+        let of = |seat: &Seat| Identity::new(seat.peer, interrupt::thread_id(seat.pid));
+        match self.shared.seated() {
+            Some(seat) => of(seat),
+            None => self.seat().map_or(Identity(0), of),
+        }
     }
 
     /// The incarnation of the task in slot `index`, while it lives.

@@ -73,8 +73,6 @@ pub(super) struct Ours {
     mutex: &'static Mutex,
     spot: Spot<'static>,
     kind: u32,
-    /// The calling thread.
-    me: u32,
 }
 
 #[inline]
@@ -98,19 +96,23 @@ fn shared(mutex: &'static Mutex, kind: u32) -> Option<Ours> {
         );
         return None;
     }
-    // Without a task (the endpoint is gone) it is nobody's, which is nobody else's either.
-    let me = spot.me().map_or(0, |me| me.thread.0);
-    Some(Ours { mutex, spot, kind, me })
+    Some(Ours { mutex, spot, kind })
 }
 
 impl Ours {
+    /// The calling thread.
+    #[inline]
+    fn me(&self) -> u32 {
+        self.spot.thread().0
+    }
+
     fn is_mine(&self) -> bool {
-        self.mutex.owner.load(Ordering::Relaxed) == self.me
+        self.mutex.owner.load(Ordering::Relaxed) == self.me()
     }
 
     /// Notes that the caller has it now.
     fn own(&self) {
-        self.mutex.owner.store(self.me, Ordering::Relaxed);
+        self.mutex.owner.store(self.me(), Ordering::Relaxed);
         // Changed only by whoever has the mutex.
         let users = self.mutex.users.load(Ordering::Relaxed);
         self.mutex.users.store(users.wrapping_add(1), Ordering::Relaxed);

@@ -68,7 +68,7 @@ enum Want {
 
 impl Ours {
     fn me(&self) -> u32 {
-        self.spot.me().map_or(0, |me| me.thread.0)
+        self.spot.thread().0
     }
 
     /// What the word becomes by taking it so; `None` where that must wait.

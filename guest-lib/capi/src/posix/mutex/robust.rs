@@ -18,7 +18,7 @@ const NOT_RECOVERABLE: u32 = INCONSISTENT - 1;
 
 /// The calling task, as lock words name it; `None` without one.
 fn my_task(spot: Spot<'_>) -> Option<u32> {
-    let task = spot.me().ok()?.task;
+    let task = spot.task().ok()?;
     let slot = (task.index + 1) << 16;
     (slot <= TASK).then_some(slot | task.incarnation as u32 & INCARNATION)
 }
@@ -55,7 +55,7 @@ fn attempt(of: &Ours, task: u32, mark: u32) -> Tried {
         }
         let new = task | word & SLEEPERS | mark;
         // Announced first: a thread that ends in between looks at the mutex, and finds another's.
-        held::add(of.mutex, of.me);
+        held::add(of.mutex, of.me());
         // Acquire: what its last owner did is seen.
         match lock.compare_exchange(word, new, Ordering::Acquire, Ordering::SeqCst) {
             Err(now) => {
@@ -63,9 +63,9 @@ fn attempt(of: &Ours, task: u32, mark: u32) -> Tried {
                 word = now;
             }
             Ok(_) => {
-                of.mutex.thread.store(of.me, Ordering::Relaxed);
+                of.mutex.thread.store(of.me(), Ordering::Relaxed);
                 of.mutex.count.store(1, Ordering::Relaxed);
-                let owner = if died { INCONSISTENT } else { of.me };
+                let owner = if died { INCONSISTENT } else { of.me() };
                 // The last owner may have given it up for good, as it let go.
                 if of.mutex.owner.load(Ordering::Relaxed) == NOT_RECOVERABLE {
                     release(of.mutex, of.spot);
@@ -80,7 +80,7 @@ fn attempt(of: &Ours, task: u32, mark: u32) -> Tried {
 
 fn is_mine(of: &Ours, task: u32) -> bool {
     of.mutex.lock.load(Ordering::Relaxed) & TASK == task
-        && of.mutex.thread.load(Ordering::Relaxed) == of.me
+        && of.mutex.thread.load(Ordering::Relaxed) == of.me()
 }
 
 pub(super) fn lock(of: &Ours, until: Option<&Limit>) -> c_int {
