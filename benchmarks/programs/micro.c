@@ -7,7 +7,9 @@
  * batch, or of one round trip where two processes take turns. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -83,6 +85,35 @@ static void shm_cycle(void)
     MUST(shmctl(id, IPC_RMID, NULL));
 }
 
+/* In a segment, and in memory of our own. */
+struct objects { sem_t unit, turn[2]; pthread_mutex_t mutex; };
+static struct objects *shared, own;
+
+static void init(struct objects *o, int pshared)
+{
+    pthread_mutexattr_t attr;
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_setpshared(&attr, pshared);
+    pthread_mutex_init(&o->mutex, &attr);
+    sem_init(&o->unit, pshared, 0);
+    for (int i = 0; i < 2; i++)
+        sem_init(&o->turn[i], pshared, 0);
+}
+
+static void make_objects(void)
+{
+    int id = MUST(shmget(IPC_PRIVATE, sizeof *shared, IPC_CREAT | 0600));
+    shared = MUST(shmat(id, NULL, 0));
+    MUST(shmctl(id, IPC_RMID, NULL));
+    init(shared, PTHREAD_PROCESS_SHARED);
+    init(&own, PTHREAD_PROCESS_PRIVATE);
+}
+
+static void unit_pair(void) { sem_post(&shared->unit), sem_wait(&shared->unit); }
+static void own_unit_pair(void) { sem_post(&own.unit), sem_wait(&own.unit); }
+static void mutex_pair(void) { pthread_mutex_lock(&shared->mutex), pthread_mutex_unlock(&shared->mutex); }
+static void own_mutex_pair(void) { pthread_mutex_lock(&own.mutex), pthread_mutex_unlock(&own.mutex); }
+
 static void batches(void (*operation)(void), long count, long batch)
 {
     for (long i = 0; i < batch; i++)
@@ -99,6 +130,9 @@ static void sem_give(int side) { add(!side, 1, 0); }
 static void sem_take(int side) { add(side, -1, 0); }
 static void msg_give(int side) { put(1 + !side); }
 static void msg_take(int side) { get(1 + side); }
+
+static void unit_give(int side) { sem_post(&shared->turn[!side]); }
+static void unit_take(int side) { MUST(sem_wait(&shared->turn[side])); }
 
 static int pinned;
 
@@ -188,6 +222,7 @@ int main(int argc, char **argv)
     alarm(120);
     sem = MUST(semget(IPC_PRIVATE, 2, IPC_CREAT | 0600));
     queue = MUST(msgget(IPC_PRIVATE, IPC_CREAT | 0600));
+    make_objects();
     if (!strcmp(name, "sem-pair"))
         batches(sem_pair, count, BATCH);
     else if (!strcmp(name, "sem-undo-pair"))
@@ -202,6 +237,16 @@ int main(int argc, char **argv)
         batches(msg_type_pair, count, BATCH);
     else if (!strcmp(name, "shm-cycle"))
         batches(shm_cycle, count, 50);
+    else if (!strcmp(name, "unit-pair"))
+        batches(unit_pair, count, BATCH);
+    else if (!strcmp(name, "own-unit-pair"))
+        batches(own_unit_pair, count, BATCH);
+    else if (!strcmp(name, "mutex-pair"))
+        batches(mutex_pair, count, BATCH);
+    else if (!strcmp(name, "own-mutex-pair"))
+        batches(own_mutex_pair, count, BATCH);
+    else if (!strcmp(name, "unit-turns"))
+        turns(unit_give, unit_take, count);
     else if (!strcmp(name, "sem-turns"))
         turns(sem_give, sem_take, count);
     else if (!strcmp(name, "msg-turns"))

@@ -108,6 +108,27 @@ const MICROS: &[Micro] = &[
         count: 5000,
         bound: None,
     },
+    Micro { name: "unit-pair", about: "sem_post, sem_wait in a segment", count: 100, bound: None },
+    Micro { name: "mutex-pair", about: "lock, unlock of a mutex there", count: 100, bound: None },
+    Micro {
+        name: "own-unit-pair",
+        about: "sem_post, sem_wait in own memory",
+        count: 100,
+        bound: None,
+    },
+    Micro { name: "own-mutex-pair", about: "lock, unlock there", count: 100, bound: None },
+    Micro {
+        name: "unit-turns-pinned",
+        about: "sem_t ping-pong, each on a processor",
+        count: 5000,
+        bound: None,
+    },
+    Micro {
+        name: "unit-turns-pinned-asleep",
+        about: "the same, VSHMEM_SPIN=0",
+        count: 5000,
+        bound: None,
+    },
 ];
 
 /// What is added to the name of a micro-code whose waits shall not spin. The
