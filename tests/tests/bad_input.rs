@@ -323,6 +323,20 @@ fn a_full_region_says_so_by_errno_and_works_again_afterwards() {
 }
 
 #[test]
+fn a_mutex_that_cannot_reach_other_kernels_is_named_once() {
+    let world = World::new("16M", "");
+    let daemon = world.serve();
+    let program = compiled("protocol", world.folder.path());
+    let outcome = run(&mut world.session.run(Some("r"), &program), LIMIT).unwrap();
+    assert!(outcome.good(), "{outcome:?}");
+    let place = format!("at offset 0x40 of segment {}", outcome.stdout.trim());
+    for part in ["priority protocol", &place, "PTHREAD_PRIO_NONE"] {
+        assert_eq!(outcome.stderr.matches(part).count(), 1, "{part}: {outcome:?}");
+    }
+    end(daemon, &world);
+}
+
+#[test]
 fn an_agent_where_there_is_no_device_says_what_is_missing() {
     if Path::new("/dev/vshmem0").exists() {
         eprintln!("this machine has a region's device: nothing to refuse");

@@ -13,6 +13,10 @@
  *     value=N:V      waits until semaphore N is V
  *     waiters=N:C    waits until C are asleep in P on semaphore N
  *     attached=C     waits until the segment is attached C times
+ *     post=N wait=N  sem_post and sem_wait on the segment's sem_t N
+ *     asleep=N:C     waits until C wait for sem_t N
+ *     lock           locks the segment's robust mutex, or says "owner died"
+ *     unlock         unlocks it, consistent again
  *     say=TEXT       prints a line
  *     pause          waits for a signal
  *     remove         removes all three
@@ -25,9 +29,15 @@
  * Scenes with different letters do not meet. */
 #include "demo.h"
 
+#include <pthread.h>
+#include <semaphore.h>
+
 #define WORK 7 /* The semaphore that marks the set as ready. */
 
 struct note { long mtype; char text[16]; };
+
+/* After the page that `attach` fills. */
+struct objects { sem_t sem[4]; pthread_mutex_t mutex; };
 
 static key_t key;
 static int set, shm, queue;
@@ -50,10 +60,28 @@ static unsigned long attached(void)
     return (unsigned long)ds.shm_nattch;
 }
 
+static struct objects *objects(void)
+{
+    static char *at;
+    if (!at)
+        at = MUST(shmat(shm, NULL, 0));
+    return (struct objects *)(at + 4096);
+}
+
 static void make(void)
 {
     remove_old(key);
-    shm = MUST(shmget(key, 4096, IPC_CREAT | IPC_EXCL | 0666));
+    shm = MUST(shmget(key, 8192, IPC_CREAT | IPC_EXCL | 0666));
+    char *at = MUST(shmat(shm, NULL, 0));
+    struct objects *o = (struct objects *)(at + 4096);
+    for (int i = 0; i < 4; i++)
+        MUST(sem_init(&o->sem[i], 1, 0));
+    pthread_mutexattr_t a;
+    pthread_mutexattr_init(&a);
+    pthread_mutexattr_setpshared(&a, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&o->mutex, &a);
+    MUST(shmdt(at));
     queue = MUST(msgget(key, IPC_CREAT | IPC_EXCL | 0666));
     set = MUST(semget(key, WORK + 1, IPC_CREAT | IPC_EXCL | 0666));
     MUST(up(set, WORK, 1));
@@ -89,6 +117,27 @@ static void absent(void)
     FAILS(ENOENT, msgget(key, 0));
 }
 
+/* glibc counts those who wait for a sem_t in its second word. */
+static int asleep(int n)
+{
+    return ((volatile int *)&objects()->sem[n])[1];
+}
+
+static void lock(void)
+{
+    int e = pthread_mutex_lock(&objects()->mutex);
+    if (e == EOWNERDEAD)
+        printf("owner died\n");
+    else
+        CHECK(e == 0, "pthread_mutex_lock: %s", strerror(e));
+}
+
+static void unlock(void)
+{
+    pthread_mutex_consistent(&objects()->mutex);
+    CHECK(pthread_mutex_unlock(&objects()->mutex) == 0, "pthread_mutex_unlock");
+}
+
 static void step(const char *name, const char *text)
 {
     struct note note = { .mtype = first, .text = "note" };
@@ -109,6 +158,16 @@ static void step(const char *name, const char *text)
         MUST(msgsnd(queue, &note, sizeof note.text, 0));
     else if (!strcmp(name, "receive"))
         MUST(msgrcv(queue, &note, sizeof note.text, first, 0));
+    else if (!strcmp(name, "post"))
+        MUST(sem_post(&objects()->sem[first]));
+    else if (!strcmp(name, "wait"))
+        MUST(sem_wait(&objects()->sem[first]));
+    else if (!strcmp(name, "asleep"))
+        UNTIL(asleep(first) == second);
+    else if (!strcmp(name, "lock"))
+        lock();
+    else if (!strcmp(name, "unlock"))
+        unlock();
     else if (!strcmp(name, "value"))
         UNTIL(MUST(semctl(set, first, GETVAL)) == second);
     else if (!strcmp(name, "waiters"))

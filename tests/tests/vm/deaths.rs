@@ -256,6 +256,49 @@ fn a_process_killed_in_a_guest_lets_go_at_once(pair: &mut Pair) -> Result<()> {
     released(pair, a, 'F', "kill -9 $task")
 }
 
+fn a_guest_killed_asleep_on_a_sem_t_leaves_its_wake_to_the_next(pair: &mut Pair) -> Result<()> {
+    let (a, b) = (pair.a, pair.b);
+    let victim = pair.another("sleeper")?;
+    pair.here("H make")?;
+    pair.start(victim, "H find wait=0 say=woken")?;
+    pair.here("H find asleep=0:1")?;
+    pair.start(a, "H find wait=0 say=taken")?;
+    pair.start(b, "H find wait=0 say=taken")?;
+    pair.here("H find asleep=0:3")?;
+    let killing = Instant::now();
+    pair.guests.kill(victim);
+    // The victim is first in the queue, dead or not yet known to be: both others get one.
+    pair.here("H find post=0 post=0")?;
+    after("one goes on", killing, pair.says(a, "taken")?)?;
+    after("so does the other", killing, pair.says(b, "taken")?)?;
+    pair.guests.expect_end(victim, LIMIT)?;
+    pair.here("H remove").map(drop)
+}
+
+fn a_robust_mutex_of_a_killed_guest_goes_to_the_next(pair: &mut Pair) -> Result<()> {
+    let (a, b) = (pair.a, pair.b);
+    let owner = pair.another("owner")?;
+    pair.here("I make")?;
+    pair.start(owner, "I find lock say=locked pause")?;
+    pair.says(owner, "locked")?;
+    pair.start(a, "I find lock unlock post=0 say=unlocked wait=1")?;
+    let killing = Instant::now();
+    pair.guests.kill(owner);
+    after("the next owner is told", killing, pair.says(a, "owner died")?)?;
+    pair.says(a, "unlocked")?;
+    // Whole again; and of a process that is killed in a living guest.
+    pair.start(b, "I find wait=0 lock say=locked pause")?;
+    pair.says(b, "locked")?;
+    let waiting = pair.task_here("I find lock unlock post=1 pause")?;
+    pair.guests.tell(b, "kill -9 $task; echo killed")?;
+    let killed = pair.says(b, "killed")?;
+    pair.here("I find lock unlock")?;
+    after("the mutex is free", killed, Instant::now())?;
+    drop(waiting);
+    pair.guests.expect_end(owner, LIMIT)?;
+    pair.here("I find post=1 remove").map(drop)
+}
+
 /// Runs a command in a guest that must fail, and say these on one line.
 fn complains(pair: &mut Pair, arguments: &str, parts: &[&str]) -> Result<()> {
     let a = pair.a;
@@ -316,6 +359,8 @@ impl Stage {
             a_killed_agent_comes_back_under_a_running_task,
             a_killed_daemon_comes_back_under_running_guests,
             a_guest_killed_while_it_waits_is_passed_over,
+            a_guest_killed_asleep_on_a_sem_t_leaves_its_wake_to_the_next,
+            a_robust_mutex_of_a_killed_guest_goes_to_the_next,
             a_kernel_that_panics_lets_go_at_once,
             a_guest_that_reboots_lets_go_at_once,
         ]

@@ -100,6 +100,35 @@ fn semop_wakes_across_guests() -> Result<()> {
     host.stop()
 }
 
+/// `sem_t`, mutexes, condition variables, barriers and read-write locks in a segment.
+fn posix_objects_work_between_two_guests_and_the_host() -> Result<()> {
+    let host = host()?;
+    let mut guests = Guests::new(&host);
+    let rounds = 1000;
+    for n in 1..3 {
+        let line = format!("objects {n} 3 {PATH} {rounds}");
+        guests.boot(&format!("guest {n}"), &[], &under(&host, &line))?;
+    }
+    let ours = run(host.run("objects").args(["0", "3", PATH, &rounds.to_string()]), LIMIT)?;
+    ensure!(ours.good(), "on the host: {}\n{}", ours.end, ours.stderr);
+    eprintln!("  {}", ours.stdout.trim());
+    guests.finish(LIMIT)?;
+    let line = |n| format!("objects {n} 2 {PATH} {rounds}");
+    let said = together(&host, &[line(0), line(1)])?;
+    eprintln!("  a sem_t between two guests, there and back: p50 {} us", field(&said[0], "p50")?);
+    host.stop()
+}
+
+/// On the host, then in a guest: no living waiter sleeps beside a unit.
+fn killed_waiters_of_a_sem_t_take_no_wake_with_them() -> Result<()> {
+    let host = host()?;
+    let ours = run(host.run("storm").args([PATH, "4"]), LIMIT)?;
+    ensure!(ours.good(), "on the host: {}\n{}", ours.end, ours.stderr);
+    let guest = together(&host, &[format!("storm {PATH} 8")])?;
+    eprintln!("  {}\n  {}", ours.stdout.trim(), guest.concat().join("\n  "));
+    host.stop()
+}
+
 fn four_guests_count_and_pass_messages() -> Result<()> {
     let host = host()?;
     let lines: Vec<_> = (0..4).map(|n| format!("parties {n} 4 {PATH} 200")).collect();
@@ -257,6 +286,8 @@ fn main() -> ExitCode {
         what_a_killed_guest_held_is_free_within_a_second,
         what_a_process_killed_in_a_guest_held_is_free,
         four_guests_count_and_pass_messages,
+        posix_objects_work_between_two_guests_and_the_host,
+        killed_waiters_of_a_sem_t_take_no_wake_with_them,
         programs_in_a_guest_agree_with_its_kernel,
         rules_lead_to_two_regions_in_guests_too,
     ];
