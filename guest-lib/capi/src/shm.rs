@@ -10,7 +10,6 @@ use vshmem::sysv::shm;
 use vshmem::{AddressSpace, Error, Kind, Placement, Result, Session, user};
 
 const PAGE: usize = 4096;
-const INDEX: c_int = 0x7fff;
 
 /// `shmget(2)`.
 #[unsafe(no_mangle)]
@@ -116,17 +115,9 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
             s.call(|r, on, c| shm::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
         }
         cmd::IPC_RMID => s.call(|r, on, c| shm::remove(r, on, c, id)).map(done),
-        // Regions are not swapped by their guests; the host decides. Checked and accepted.
         cmd::SHM_LOCK | cmd::SHM_UNLOCK => {
-            let (found, stat) = s.call(|r, on, c| shm::stat_index(r, on, c, id & INDEX, true))?;
-            if found != id {
-                return Err(Errno::EINVAL.into());
-            }
-            let uid = s.call(|_, _, c| Ok(if c.sys_admin { stat.perm.uid } else { c.uid }))?;
-            if uid != stat.perm.uid && uid != stat.perm.cuid {
-                return Err(Errno::EPERM.into());
-            }
-            Ok(0)
+            let (locked, may) = (command == cmd::SHM_LOCK, may_lock());
+            s.call(|r, on, c| shm::set_locked(r, on, c, id, locked, may)).map(done)
         }
         cmd::IPC_INFO => {
             let i = shm::info(s.region()?)?;
@@ -153,5 +144,16 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
             unsafe { user::put(at, &out) }.map(|()| i.highest.max(0))
         }
         _ => Err(Error::from(Errno::EINVAL)),
+    }
+}
+
+/// How many bytes the process may lock.
+fn may_lock() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is ours.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0 {
+        limit.rlim_cur
+    } else {
+        0
     }
 }

@@ -77,6 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         groups: Vec::new(),
         ipc_owner: true,
         sys_admin: true,
+        ipc_lock: true,
         sys_resource: true,
     };
     let set = sem::get(&region, &mut on, &c, 0, 1, 0o600)?;

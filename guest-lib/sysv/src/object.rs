@@ -52,6 +52,8 @@ pub mod flag {
     pub const MSG_COPY: i32 = 0o40_000;
     /// In `shm_perm.mode`: removed when the last one detaches.
     pub const SHM_DEST: u32 = 0o1000;
+    /// In `shm_perm.mode`: locked in memory.
+    pub const SHM_LOCKED: u32 = 0o2000;
 }
 
 /// Who calls: a task, with the credentials it has at this moment.
@@ -69,6 +71,8 @@ pub struct Caller {
     pub groups: Vec<u32>,
     /// Has `CAP_IPC_OWNER`.
     pub ipc_owner: bool,
+    /// Has `CAP_IPC_LOCK`.
+    pub ipc_lock: bool,
     /// Has `CAP_SYS_ADMIN`.
     pub sys_admin: bool,
     /// Has `CAP_SYS_RESOURCE`.

@@ -555,6 +555,40 @@ pub fn set<P: Platform>(
     })
 }
 
+/// `SHM_LOCK` and `SHM_UNLOCK`. A region's pages stay in memory or not as the host decides; what
+/// the call does is check and note. `may` is how many bytes the caller may lock
+/// (`RLIMIT_MEMLOCK`).
+///
+/// # Errors
+/// `EINVAL`, `EPERM`, `ENOMEM` (more than `may`).
+pub fn set_locked<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    id: i32,
+    locked: bool,
+    may: u64,
+) -> Result<()> {
+    let object = object::find(r, Kind::Seg, c, id)?;
+    r.transact(on, |txn| {
+        lock(txn, &object)?;
+        if !c.ipc_lock {
+            let owner = |o: u64| r.peek(object.at.plus(o)).map(|uid| uid == c.uid);
+            if !(owner(obj::UID)? || owner(obj::CUID)?) || (locked && may == 0) {
+                return Err(Error::from(Errno::EPERM));
+            }
+            let pages = u64::from(txn.get(object.at.plus(seg::PAGES))?);
+            let before = txn.get(object.at.plus(obj::MODE))? & flag::SHM_LOCKED != 0;
+            if locked && !before && pages > may / PAGE {
+                return Err(Errno::ENOMEM.into());
+            }
+        }
+        let mode = txn.get(object.at.plus(obj::MODE))? & !flag::SHM_LOCKED;
+        let bit = if locked { flag::SHM_LOCKED } else { 0 };
+        Ok(txn.set(object.at.plus(obj::MODE), mode | bit)?)
+    })
+}
+
 /// `IPC_RMID`: the key is free at once, the segment goes with its last attachment.
 ///
 /// # Errors

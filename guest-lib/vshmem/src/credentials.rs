@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_sysv::Caller;
 
+const CAP_IPC_LOCK: u32 = 14;
 const CAP_IPC_OWNER: u32 = 15;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -112,14 +113,15 @@ fn translated(task: TaskId, who: Identity, rights: &Rights, ids: &Ids) -> Caller
         groups: rights.groups.iter().map(|g| translate(&ids.groups, *g)).collect(),
         ipc_owner: can(CAP_IPC_OWNER),
         sys_admin: can(CAP_SYS_ADMIN),
+        ipc_lock: can(CAP_IPC_LOCK),
         sys_resource: can(CAP_SYS_RESOURCE),
     }
 }
 
 /// Whether two callers have the same rights.
 pub(crate) fn same(a: &Caller, b: &Caller) -> bool {
-    (a.uid, a.gid, &a.groups) == (b.uid, b.gid, &b.groups)
-        && (a.ipc_owner, a.sys_admin, a.sys_resource) == (b.ipc_owner, b.sys_admin, b.sys_resource)
+    let powers = |c: &Caller| (c.ipc_lock, c.ipc_owner, c.sys_admin, c.sys_resource);
+    (a.uid, a.gid, &a.groups) == (b.uid, b.gid, &b.groups) && powers(a) == powers(b)
 }
 
 /// Threads of this process; more than one where it cannot be seen.

@@ -263,6 +263,7 @@ pub fn caller(task: TaskId, pid: u32) -> Caller {
         groups: Vec::new(),
         ipc_owner: true,
         sys_admin: true,
+        ipc_lock: true,
         sys_resource: true,
     }
 }

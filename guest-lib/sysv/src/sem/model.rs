@@ -47,6 +47,7 @@ fn caller(pid: u32) -> Caller {
         groups: Vec::new(),
         ipc_owner: true,
         sys_admin: true,
+        ipc_lock: true,
         sys_resource: true,
     }
 }

@@ -48,6 +48,7 @@ pub fn caller(id: TaskId, pid: u32) -> Caller {
         groups: Vec::new(),
         ipc_owner: false,
         sys_admin: false,
+        ipc_lock: false,
         sys_resource: false,
     }
 }
