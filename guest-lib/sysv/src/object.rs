@@ -166,7 +166,8 @@ pub(crate) fn at_index<P: Platform>(
     peer: u32,
     index: i32,
 ) -> Result<Object> {
-    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+    // The kernel, too, looks at the index bits of what it is given.
+    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)? & ((1 << INDEX_BITS) - 1);
     let at = r.object(kind, index).map_err(|_| Errno::EINVAL)?;
     let life = r.peek(at.plus(obj::LIFE))?;
     if life & 3 == obj::FREE || withdrawn(r, at, peer)? {
