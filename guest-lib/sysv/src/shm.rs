@@ -34,6 +34,15 @@ pub struct Attachment {
     pub seg: u32,
     /// Its sequence number.
     pub life: u32,
+    /// What [`cancel`] brings back.
+    pub before: Before,
+}
+
+/// Time and task of the last attachment but one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Before {
+    atime: u32,
+    lpid: u32,
 }
 
 /// `struct shmid_ds`.
@@ -217,7 +226,7 @@ fn fill<P: Platform>(r: &Region<P>, on: &mut Lane, list: Offset, pages: u32) -> 
 
 /// The counting half of `shmat`: one attachment more. `access` has the bits of a mode: 4 to read,
 /// 2 to write, 1 to execute; 0 counts one piece more of what the task has attached already. Call it
-/// before mapping, and [`detach`] if the mapping fails.
+/// before mapping, and [`cancel`] if the mapping fails.
 ///
 /// # Errors
 /// `EINVAL`, `EACCES`, `ENOMEM`.
@@ -238,6 +247,9 @@ pub fn attach<P: Platform>(
     r.transact(on, |txn| {
         lock(txn, &object)?;
         permit(r, c, object.at, access)?;
+        let (atime, lpid) =
+            (txn.get(object.at.plus(seg::ATIME))?, txn.get(object.at.plus(seg::LPID))?);
+        let before = Before { atime, lpid };
         count(txn, &object, c.task, c.who, 1)?;
         let list = r.block(txn.get(object.at.plus(seg::EXTENTS))?)?;
         let pages = txn.get(object.at.plus(seg::PAGES))?;
@@ -259,7 +271,8 @@ pub fn attach<P: Platform>(
         if u64::from(sum) != size.div_ceil(PAGE) {
             return Err(Error::Corrupt(Corrupt::new(list, "extents do not add up to the segment")));
         }
-        Ok(Attachment { size, extents: all, seg: object.index, life: object.life >> 2 })
+        let (seg, life) = (object.index, object.life >> 2);
+        Ok(Attachment { size, extents: all, seg, life, before })
     })
 }
 
@@ -343,19 +356,49 @@ pub fn detach<P: Platform>(
     seg: u32,
     life: u32,
 ) -> Result<()> {
-    drop_attachments(r, on, c.task, c.who, seg, life, 1)
+    let leaver = Leaver { id: c.task, who: c.who, before: None };
+    drop_attachments(r, on, leaver, seg, life, 1)
+}
+
+/// Takes back an [`attach`] whose mapping failed: the times and the last task are as before, as
+/// the kernel notes only what it has mapped.
+///
+/// # Errors
+/// As [`detach`].
+///
+/// # If the caller dies
+/// As in [`attach`].
+pub fn cancel<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    seg: u32,
+    life: u32,
+    before: Before,
+) -> Result<()> {
+    let leaver = Leaver { id: c.task, who: c.who, before: Some(before) };
+    drop_attachments(r, on, leaver, seg, life, 1)
+}
+
+/// Whose attachments go.
+#[derive(Clone, Copy)]
+struct Leaver {
+    id: TaskId,
+    who: Identity,
+    /// What to put back, where nothing was mapped.
+    before: Option<Before>,
 }
 
 /// Takes back `by` attachments, or all of them for `u32::MAX`.
 fn drop_attachments<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
-    id: TaskId,
-    who: Identity,
+    leaver: Leaver,
     index: u32,
     seq: u32,
     by: u32,
 ) -> Result<()> {
+    let Leaver { id, who, before } = leaver;
     let (at, life) = (r.object(Kind::Seg, index)?, seq << 2 | obj::LIVE);
     let object = Object { index, at, life, peer: ANYONE };
     let slot = r.element(Table::Tasks, id.index)?;
@@ -388,8 +431,18 @@ fn drop_attachments<P: Platform>(
             let now = r.mem().seconds();
             let left = txn.get(object.at.plus(seg::NATTCH))?.saturating_sub(gone);
             txn.set(object.at.plus(seg::NATTCH), left)?;
-            txn.set(object.at.plus(seg::DTIME), now)?;
-            txn.set(object.at.plus(seg::LPID), who.0)?;
+            match before {
+                None => {
+                    txn.set(object.at.plus(seg::DTIME), now)?;
+                    txn.set(object.at.plus(seg::LPID), who.0)?;
+                }
+                // Unless somebody else has attached since.
+                Some(Before { atime, lpid }) if txn.get(object.at.plus(seg::LPID))? == who.0 => {
+                    txn.set(object.at.plus(seg::ATIME), atime)?;
+                    txn.set(object.at.plus(seg::LPID), lpid)?;
+                }
+                Some(_) => {}
+            }
             if left == 0 && (forced || state & 3 == obj::DOOMED) {
                 if !doomed {
                     return Err(Errno::EIDRM.into());
@@ -714,7 +767,8 @@ pub fn detach_all<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Resu
     let slot = r.element(Table::Tasks, id.index)?;
     let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     for found in snapshot(r, on, id)? {
-        match drop_attachments(r, on, id, who, found.seg, found.life, u32::MAX) {
+        let leaver = Leaver { id, who, before: None };
+        match drop_attachments(r, on, leaver, found.seg, found.life, u32::MAX) {
             // Another reaper was faster.
             Ok(()) | Err(Error::Errno(Errno::EINVAL)) => {}
             Err(error) => return Err(error),

@@ -185,8 +185,8 @@ pub(crate) fn attach(
     let got = shm::attach(&seat.region, entered.lane(), caller, id, access)?;
     // A read-only view comes from the read-only descriptor, so that it cannot be made writable.
     let way = if place.read_only { Way::ReadOnly } else { Way::ReadWrite };
+    let (seg, life, before) = (got.seg, got.life, got.before);
     let mapped = place::check(seat, &got).and_then(|len| {
-        let (seg, life) = (got.seg, got.life);
         let source = Attach { shared, id, seg, life, extents: got.extents, len, way };
         place::map(&source, place).map(|at| (at, source))
     });
@@ -208,7 +208,7 @@ pub(crate) fn attach(
         }
         Err(e) => {
             // It was counted and is not mapped: not counted.
-            shm::detach(&seat.region, entered.lane(), caller, got.seg, got.life)?;
+            shm::cancel(&seat.region, entered.lane(), caller, seg, life, before)?;
             Err(e)
         }
     }
