@@ -126,17 +126,15 @@ pub fn op<P: Platform>(
         return result;
     }
     let object = object::find(r, Kind::Set, c, id).map_err(|e| patience.inside(e))?;
+    // Before the other checks, as the kernel: the record is there even if they fail.
+    let undo =
+        if ops.iter().any(|op| op.undo()) { Some(undo::record(r, on, c, &object)?) } else { None };
     let nsems = r.peek(object.at.plus(set::NSEMS))?;
     if ops.iter().any(|op| u32::from(op.num) >= nsems) {
         return Err(Errno::EFBIG.into());
     }
     let alters = ops.iter().any(|op| op.op != 0);
     permit(r, c, object.at, if alters { 0o222 } else { 0o444 })?;
-    let undo = if ops.iter().any(|op| op.undo() && op.op != 0) {
-        Some(undo::record(r, on, c, &object)?)
-    } else {
-        None
-    };
     let slot = r.lane(on.id())?;
     for (i, op) in ops.iter().enumerate() {
         // Relaxed: published by the transaction that queues the lane.

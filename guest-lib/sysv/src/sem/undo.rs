@@ -236,6 +236,9 @@ fn take_back<P: Platform>(
     let (sems, have) = sems_of(txn, object)?;
     let waiters = txn.get(object.at.plus(set::WAITERS))?;
     let mut changed = false;
+    // The kernel notes the time of every set the dead task had a record of, changed or not.
+    let now = txn.region().mem().seconds();
+    txn.set(object.at.plus(set::OTIME), now)?;
     for num in range.start..range.end.min(have) {
         let num16 = num as u16;
         let adjustment = get(txn, sems, block, num16)?;
@@ -249,10 +252,6 @@ fn take_back<P: Platform>(
         txn.set_word(at, word.next(value, who, waiters > 0).0)?;
         put(txn, sems, block, num16, 0)?;
         changed = true;
-    }
-    if changed {
-        let now = txn.region().mem().seconds();
-        txn.set(object.at.plus(set::OTIME), now)?;
     }
     if changed && waiters > 0 { ops::hand_off(txn, object) } else { Ok(false) }
 }
