@@ -497,7 +497,11 @@ pub(super) fn copy<P: Platform>(
         if u64::from(size) > want.room {
             return Err(Error::from(Errno::E2BIG));
         }
-        let n = (size as usize).min(buf.len());
+        // MSG_NOERROR cuts no copy.
+        if size as usize > buf.len() {
+            return Err(Errno::EINVAL.into());
+        }
+        let n = size as usize;
         // Under the lock, since the message stays another's; a copy that raced is made again.
         let mtype = type_of(txn, block)?;
         buf.take(mtype, n, r.mem(), block.plus(msg::BYTES))?;
