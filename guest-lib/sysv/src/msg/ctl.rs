@@ -1,6 +1,6 @@
 //! `msgctl`.
 
-use super::pass::{dismiss, each_message};
+use super::pass::{dismiss, each_message, look_again};
 use super::size_of;
 use crate::object::{self, Held, Object, Perm, own, permit};
 use crate::{Caller, Errno, Error, Result};
@@ -158,7 +158,7 @@ pub fn set<P: Platform>(
             own(r, c, object.at)?;
             object::set_perm(txn, &object, uid, gid, mode)?;
             txn.set(object.at.plus(queue::QBYTES), qbytes)?;
-            dismiss(txn, &object, BATCH, Errno::EAGAIN, |_| true)
+            look_again(txn, &object, BATCH)
         })?;
         rounds = Some(rounds.map_or(left.div_ceil(BATCH), |n| n - 1));
     }

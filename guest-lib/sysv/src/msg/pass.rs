@@ -122,6 +122,7 @@ pub(super) fn send<P: Platform>(
                 Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
             }
             txn.set(slot.plus(lane::WAIT_BLOCK), to_cell(block))?;
+            txn.set(slot.plus(lane::WAIT_N), 0)?;
             senders(object.at).push(txn, object.index, c)?;
             Ok(Sent::Queued)
         })?;
@@ -345,6 +346,10 @@ fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
             txn.set(object.at.plus(queue::DIRTY), 1)?;
             return Ok(true);
         }
+        if txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN {
+            list.settle(txn, id, Err(Errno::EAGAIN))?;
+            continue;
+        }
         let who = Identity(txn.get(slot.plus(lane::WAIT_WHO))?);
         txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?;
         list.settle(txn, id, Ok(()))?;
@@ -392,6 +397,48 @@ pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object)
             return Ok(());
         }
     }
+}
+
+/// In a sleeping sender's `WAIT_N`: the queue's permissions have changed since it looked.
+const CHECK_AGAIN: u32 = 1;
+
+/// After a change of permissions: sleeping receivers look again, and so do senders for whom there
+/// is room now; the others sleep on, and check their rights when there is. At most `most` of them;
+/// how many are left.
+pub(super) fn look_again<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    most: usize,
+) -> Result<usize> {
+    let (mut done, mut left) = (0, 0);
+    let (receivers, senders) = (receivers(object.at), senders(object.at));
+    for id in receivers.each(txn)? {
+        if done == most {
+            left += 1;
+        } else {
+            receivers.settle(txn, id, Err(Errno::EAGAIN))?;
+            done += 1;
+        }
+    }
+    for id in senders.each(txn)? {
+        let slot = txn.region().lane(id)?;
+        let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
+        let room = fits(txn, object.at, size_of(txn, block)?)?;
+        if !room && txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN {
+            continue;
+        }
+        if done == most {
+            left += 1;
+            continue;
+        }
+        done += 1;
+        if room {
+            senders.settle(txn, id, Err(Errno::EAGAIN))?;
+        } else {
+            txn.set(slot.plus(lane::WAIT_N), CHECK_AGAIN)?;
+        }
+    }
+    Ok(left)
 }
 
 /// Sends the queue's sleepers of the peers that `whom` names away with `errno`, at most `most` of
