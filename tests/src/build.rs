@@ -91,16 +91,25 @@ fn build() -> Result<Artifacts> {
 /// The compiler's messages, or that there is none.
 pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
     let name = source.file_stem().context("a source without a name")?;
+    compile_all(&name.to_string_lossy(), &[source.to_path_buf()], into)
+}
+
+/// Compiles a C program of several sources.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub fn compile_all(name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
     let program = into.join(name);
     let output = Command::new("cc")
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
         .arg(&program)
-        .arg(source)
+        .args(sources)
         .stdin(Stdio::null())
         .output()
         .context("cannot start cc: install a C compiler (build-essential)")?;
     if !output.status.success() {
-        bail!("cc {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
+        bail!("cc, {name}:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(program)
 }

@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod packages;
+mod soak;
 mod stage;
 mod stages;
 mod suite;
@@ -40,8 +41,8 @@ enum Task {
     Vm,
     /// Measure vshmem beside the kernel's own IPC.
     Bench(bench::Options),
-    /// Repeat the conformance programs until the time is up.
-    Soak(suite::SoakOptions),
+    /// Long runs: the oracle's random programs, the conformance programs again and again.
+    Soak(soak::Options),
 }
 
 fn run(task: Task) -> Result<bool> {
@@ -53,7 +54,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Sanitize => suite::only(&["sanitizers"]),
         Task::Vm => suite::only(&["vm"]),
         Task::Bench(options) => bench::bench(&options),
-        Task::Soak(options) => suite::soak(&options),
+        Task::Soak(options) => soak::soak(&options),
     }
 }
 

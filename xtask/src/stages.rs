@@ -28,6 +28,7 @@ pub const STAGES: &[Stage] = &[
         about: "C programs on the kernel and on vshmem",
         run: conformance,
     },
+    Stage { name: "oracle", about: "random programs on the kernel and on vshmem", run: oracle },
     Stage { name: "bad-input", about: "what is wrong is named and leaves nothing", run: bad_input },
     Stage { name: "users", about: "PostgreSQL and others, unmodified", run: users },
     Stage { name: "vm", about: "two guests, and four", run: vm },
@@ -104,6 +105,11 @@ fn conformance() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     let mut both = cargo(["test", "-p", "vshmem-tests", "--no-fail-fast"]);
     libtest(both.args(["--test", "conformance", "--test", "regions", "--test", "unwind"]))
+}
+
+fn oracle() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "oracle"]))
 }
 
 fn bad_input() -> Result<Count> {

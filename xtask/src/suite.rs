@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::cargo::cargo;
-use crate::stage::{Count, libtest};
+use crate::stage::Count;
 use crate::stages::{STAGES, Stage};
 
 /// Which stages run.
@@ -21,17 +20,6 @@ pub struct Options {
     /// Show the stages and what they cover.
     #[arg(long)]
     list: bool,
-}
-
-/// For how long.
-#[derive(Args)]
-pub struct SoakOptions {
-    /// How many minutes.
-    #[arg(long, default_value_t = 10)]
-    minutes: u64,
-    /// Run only programs whose name contains this.
-    #[arg(long, default_value = "")]
-    filter: String,
 }
 
 fn timed(stage: &Stage) -> (Count, Duration) {
@@ -99,36 +87,5 @@ pub fn only(names: &[&str]) -> Result<bool> {
         total += count;
     }
     println!("{total}");
-    Ok(total.failed == 0)
-}
-
-/// Repeats the conformance programs until the time is up or one fails.
-///
-/// # Errors
-///
-/// cargo cannot be started.
-pub fn soak(options: &SoakOptions) -> Result<bool> {
-    let started = Instant::now();
-    let limit = Duration::from_secs(60 * options.minutes);
-    let mut total = Count::default();
-    let mut rounds = 0;
-    while started.elapsed() < limit && total.failed == 0 {
-        rounds += 1;
-        eprintln!(
-            "==> round {rounds}, {} of {} minutes",
-            started.elapsed().as_secs() / 60,
-            options.minutes
-        );
-        total += libtest(&mut cargo([
-            "test",
-            "-p",
-            "vshmem-tests",
-            "--test",
-            "conformance",
-            "--",
-            &options.filter,
-        ]))?;
-    }
-    println!("{rounds} rounds: {total}");
     Ok(total.failed == 0)
 }

@@ -1,0 +1,142 @@
+//! `cargo xtask soak`: what takes too long for every day.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use vshmem_tests::machine;
+use vshmem_tests::oracle::soak::{self, Tally};
+use vshmem_tests::oracle::{explained, player};
+
+use crate::cargo::{cargo, root};
+use crate::packages;
+use crate::stage::{Count, libtest};
+
+/// What is run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Random programs, on the kernel and on vshmem.
+    Oracle,
+    /// The conformance programs, again and again.
+    Conformance,
+}
+
+/// For how long, and what.
+#[derive(Args)]
+pub struct Options {
+    /// Run only this part.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// How many operations the oracle does.
+    #[arg(long, default_value_t = 1_000_000)]
+    operations: u64,
+    /// The oracle's first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Differences after which the oracle stops.
+    #[arg(long, default_value_t = 1)]
+    differences: usize,
+    /// How many minutes the conformance programs are repeated.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Repeat only programs whose name contains this.
+    #[arg(long, default_value = "")]
+    filter: String,
+}
+
+/// Runs the parts; true when nothing failed.
+///
+/// # Errors
+///
+/// A part that cannot run at all.
+pub fn soak(options: &Options) -> Result<bool> {
+    packages::ensure(packages::BUILD)?;
+    let mut good = true;
+    if options.only.is_none_or(|p| p == Part::Oracle) {
+        good &= oracle(options)?;
+    }
+    if options.only.is_none_or(|p| p == Part::Conformance) {
+        good &= conformance(options)?;
+    }
+    Ok(good)
+}
+
+/// Repeats the conformance programs until the time is up or one fails.
+fn conformance(options: &Options) -> Result<bool> {
+    let started = Instant::now();
+    let limit = Duration::from_secs(60 * options.minutes);
+    let mut total = Count::default();
+    let mut rounds = 0;
+    while started.elapsed() < limit && total.failed == 0 {
+        rounds += 1;
+        let minute = started.elapsed().as_secs() / 60;
+        eprintln!("==> round {rounds}, {minute} of {} minutes", options.minutes);
+        let arguments =
+            ["test", "-p", "vshmem-tests", "--test", "conformance", "--", &options.filter];
+        total += libtest(&mut cargo(arguments))?;
+    }
+    println!("{rounds} rounds: {total}");
+    Ok(total.failed == 0)
+}
+
+/// The oracle's million. A run of that size without a difference leaves its page of results.
+fn oracle(options: &Options) -> Result<bool> {
+    const MILLION: u64 = 1_000_000;
+    let folder = tempfile::tempdir()?;
+    let player = player(folder.path())?;
+    let started = Instant::now();
+    let mut told = Instant::now();
+    let tally = soak::soak(&player, options.seed, |t| {
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            let rate = t.operations as f64 / started.elapsed().as_secs_f64();
+            eprintln!("{} operations, {rate:.0} a second", t.operations);
+        }
+        t.operations >= options.operations || t.unexplained.len() >= options.differences
+    })?;
+    let page = page(options, &tally, started.elapsed());
+    print!("{page}");
+    let good = tally.unexplained.is_empty();
+    if good && tally.operations >= MILLION {
+        let path = root().join("docs/results/oracle.md");
+        write(&path, &page)?;
+        println!("written to {}", path.display());
+    }
+    Ok(good)
+}
+
+fn write(path: &Path, page: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, page).with_context(|| format!("{}", path.display()))
+}
+
+fn page(options: &Options, tally: &Tally, took: Duration) -> String {
+    let mut text = String::from("# The oracle\n\n");
+    text += "Random programs of IPC calls, each played on the kernel (`unshare -i`) and on vshmem;\n\
+             compared were every result, every errno and every field of the objects after it.\n\n\
+             Again: `cargo xtask soak --only oracle`.\n\n| | |\n|-|-|\n";
+    for (name, value) in machine::facts() {
+        text += &format!("| {name} | {value} |\n");
+    }
+    let rate = tally.operations as f64 / took.as_secs_f64();
+    text += &format!(
+        "| seeds | {} to {} |\n| programs | {} |\n| operations | {} |\n| took | {:.0} s \
+         ({rate:.0} a second) |\n| unexplained differences | {} |\n\n",
+        options.seed,
+        options.seed + tally.programs.saturating_sub(1),
+        tally.programs,
+        tally.operations,
+        took.as_secs_f64(),
+        tally.unexplained.len()
+    );
+    text += "Explained differences, by rule (`docs/semantics.md` has the reasons):\n\n\
+             | rule | lines |\n|-|-|\n";
+    for rule in explained::RULES {
+        let lines = tally.explained.get(rule.name).copied().unwrap_or_default();
+        text += &format!("| {} | {lines} |\n", rule.name);
+    }
+    text
+}
