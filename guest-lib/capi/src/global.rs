@@ -132,6 +132,7 @@ fn first() -> Result<()> {
 /// Makes `routes` the program's, unless it has some.
 fn publish(routes: Routes) -> bool {
     Signals::guard();
+    Signals::cancellation_points();
     let new = Box::into_raw(Box::new(routes));
     loop {
         let old = ROUTES.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use crate::abi::{MsgInfo, MsqidDs, cmd};
 use crate::global::{answer, by_id, by_key, int, rest};
+use crate::next::next;
 use crate::raw::kernel;
 use libc::{c_int, c_long, c_void, key_t, size_t, ssize_t};
 use vshmem::sysv::msg;
@@ -9,12 +10,17 @@ use vshmem::sysv::{Errno, flag};
 use vshmem::user::{self, UserRoom, UserText};
 use vshmem::{Error, Kind, Limit, Result, Session};
 
+unsafe extern "C-unwind" {
+    /// Ends the calling thread if it was cancelled.
+    fn pthread_testcancel();
+}
+
 /// Bytes of a message's type.
 const TYPE: usize = size_of::<c_long>();
 
 /// `msgget(2)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn msgget(key: key_t, flags: c_int) -> c_int {
+pub extern "C-unwind" fn msgget(key: key_t, flags: c_int) -> c_int {
     match by_key(Kind::Queue, key) {
         Some(s) => int(|| s?.call(|r, on, c| msg::get(r, on, c, key, flags))),
         // SAFETY: no pointers.
@@ -27,17 +33,21 @@ pub extern "C" fn msgget(key: key_t, flags: c_int) -> c_int {
 /// # Safety
 /// `message` leads to a type and `n` bytes of text.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn msgsnd(
+pub unsafe extern "C-unwind" fn msgsnd(
     id: c_int,
     message: *const c_void,
     n: size_t,
     flags: c_int,
 ) -> c_int {
     match by_id(id) {
-        // SAFETY: as the caller promises.
-        Some(s) => int(|| unsafe { send(s?, id, message, n, flags) }.map(|()| 0)),
-        // SAFETY: the kernel checks the pointer.
-        None => unsafe { kernel!(SYS_msgsnd, id, message, n, flags) as c_int },
+        Some(s) => {
+            // SAFETY: nothing is held.
+            unsafe { pthread_testcancel() };
+            // SAFETY: as the caller promises.
+            int(|| unsafe { send(s?, id, message, n, flags) }.map(|()| 0))
+        }
+        // The C library's, where a thread may be cancelled.
+        None => next!(msgsnd(id: c_int, message: *const c_void, n: size_t, flags: c_int) -> c_int),
     }
 }
 
@@ -66,7 +76,7 @@ unsafe fn send(
 /// # Safety
 /// `message` has room for a type and `n` bytes of text.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn msgrcv(
+pub unsafe extern "C-unwind" fn msgrcv(
     id: c_int,
     message: *mut c_void,
     n: size_t,
@@ -75,12 +85,15 @@ pub unsafe extern "C" fn msgrcv(
 ) -> ssize_t {
     match by_id(id) {
         Some(s) => {
+            // SAFETY: nothing is held.
+            unsafe { pthread_testcancel() };
             // SAFETY: as the caller promises.
             let got = answer(|| unsafe { receive(s?, id, message, n, mtype, flags) });
             got.map_or(-1, usize::cast_signed)
         }
-        // SAFETY: the kernel checks the pointer.
-        None => unsafe { kernel!(SYS_msgrcv, id, message, n, mtype, flags) as ssize_t },
+        None => {
+            next!(msgrcv(id: c_int, message: *mut c_void, n: size_t, mtype: c_long, flags: c_int) -> ssize_t)
+        }
     }
 }
 
@@ -146,7 +159,7 @@ unsafe fn copy(
 /// # Safety
 /// `arg` leads to what `command` wants.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) -> c_int {
+pub unsafe extern "C-unwind" fn msgctl(id: c_int, command: c_int, arg: *mut MsqidDs) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::MSG_INFO | cmd::MSG_STAT | cmd::MSG_STAT_ANY);
     match if by_index { rest(Kind::Queue) } else { by_id(id) } {

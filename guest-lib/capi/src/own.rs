@@ -44,7 +44,7 @@ macro_rules! also {
         /// # Safety
         /// As the call it is named after.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $own($($arg: $type),*) -> $ret {
+        pub unsafe extern "C-unwind" fn $own($($arg: $type),*) -> $ret {
             #[allow(unused_unsafe, reason = "some of them are safe")]
             // SAFETY: as the caller promises.
             unsafe { $name($($arg),*) }

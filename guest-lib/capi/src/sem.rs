@@ -11,7 +11,7 @@ use vshmem::{Error, Kind, Limit, Result, Session, user};
 
 /// `semget(2)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
+pub extern "C-unwind" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
     match by_key(Kind::Set, key) {
         Some(s) => int(|| s?.call(|r, on, c| sem::get(r, on, c, key, nsems, flags))),
         // SAFETY: no pointers.
@@ -24,7 +24,7 @@ pub extern "C" fn semget(key: key_t, nsems: c_int, flags: c_int) -> c_int {
 /// # Safety
 /// `ops` leads to `n` operations.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_int {
     if n == 1
         && id & ID_BIT != 0
         && let Some((r, c)) = global::fast(id)
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn semop(id: c_int, ops: *const Sembuf, n: size_t) -> c_in
 /// `ops` leads to `n` operations, `limit` to a time or nowhere.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe extern "C" fn semtimedop(
+pub unsafe extern "C-unwind" fn semtimedop(
     id: c_int,
     ops: *const Sembuf,
     n: size_t,
@@ -116,7 +116,12 @@ fn duration(t: timespec) -> Result<Duration> {
 /// # Safety
 /// `arg` is what `command` wants.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn semctl(id: c_int, num: c_int, command: c_int, arg: c_ulong) -> c_int {
+pub unsafe extern "C-unwind" fn semctl(
+    id: c_int,
+    num: c_int,
+    command: c_int,
+    arg: c_ulong,
+) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::SEM_INFO | cmd::SEM_STAT | cmd::SEM_STAT_ANY);
     match if by_index { rest(Kind::Set) } else { by_id(id) } {

@@ -13,7 +13,7 @@ const PAGE: usize = 4096;
 
 /// `shmget(2)`.
 #[unsafe(no_mangle)]
-pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
+pub extern "C-unwind" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
     match by_key(Kind::Seg, key) {
         Some(s) => int(|| s?.call(|r, on, c| shm::get(r, on, c, key, size as u64, flags))),
         // SAFETY: no pointers.
@@ -26,7 +26,7 @@ pub extern "C" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int {
 /// # Safety
 /// With SHM_REMAP, nothing may rely on what is mapped at `at`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
+pub unsafe extern "C-unwind" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
     let failed = ptr::without_provenance_mut(usize::MAX);
     match by_id(id) {
         Some(s) => {
@@ -62,7 +62,7 @@ fn placement(at: usize, flags: c_int) -> Result<Placement> {
 /// # Safety
 /// Nothing may rely on the segment attached at `at`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
+pub unsafe extern "C-unwind" fn shmdt(at: *const c_void) -> c_int {
     // SAFETY: as the caller promises.
     match answer(|| unsafe { AddressSpace::detach(at.expose_provenance()) }) {
         Ok(true) => 0,
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn shmdt(at: *const c_void) -> c_int {
 /// # Safety
 /// `arg` leads to what `command` wants.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) -> c_int {
+pub unsafe extern "C-unwind" fn shmctl(id: c_int, command: c_int, arg: *mut ShmidDs) -> c_int {
     let by_index =
         matches!(command, cmd::IPC_INFO | cmd::SHM_INFO | cmd::SHM_STAT | cmd::SHM_STAT_ANY);
     match if by_index { rest(Kind::Seg) } else { by_id(id) } {

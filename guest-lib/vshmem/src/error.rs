@@ -61,9 +61,6 @@ pub enum Error {
         "all {0} lanes of the region are taken (one per thread that uses it): give the region more tasks in its configuration"
     )]
     Lanes(u64),
-    /// Calls are nested deeper than there is room for.
-    #[error("more than {0} signal handlers nested inside vshmem calls of one thread")]
-    Nested(usize),
     /// A segment of the endpoint's region could not be mapped here.
     #[error("cannot map the segment: {0}")]
     Segment(io::Error),
@@ -106,7 +103,7 @@ impl Error {
             | Self::Rules(_)
             | Self::SameNumber { .. } => libc::ENOSYS,
             Self::Refused { status, .. } => i32::try_from(*status).unwrap_or(libc::EACCES),
-            Self::Map { .. } | Self::Lanes(_) | Self::Nested(_) | Self::Sessions(_) => libc::ENOMEM,
+            Self::Map { .. } | Self::Lanes(_) | Self::Sessions(_) => libc::ENOMEM,
             Self::Segment(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
         }
     }

@@ -147,6 +147,10 @@ extern "C" fn in_child() {
         }
         drop(state);
         let pending = s.lanes.thread().pending.take();
+        if s.lanes.thread().in_call() {
+            s.leave_parents_calls();
+            return;
+        }
         s.lanes.forget();
         s.link.lock().hang_up();
         if let Some(pending) = pending {

@@ -19,6 +19,7 @@
 //! first interrupts a sleep; until then what it does to a call that is about to sleep goes unseen.
 
 mod action;
+mod cancel;
 mod sleep;
 mod stop;
 
@@ -27,6 +28,7 @@ use crate::lock::{Lock, Quiet};
 use crate::session::Seat;
 use crate::user::{self, fault};
 pub(crate) use action::{Action, DEFAULT, RESTORER, restorer};
+pub(crate) use cancel::Cancel;
 use libc::{c_int, c_void, siginfo_t};
 pub(crate) use sleep::{interrupted_at, sleep};
 use std::mem::offset_of;
@@ -57,6 +59,8 @@ struct Thread {
     /// The thread's number, once it was asked for in process `pid`.
     id: AtomicU32,
     pid: AtomicU32,
+    /// Whether our own handler of SIGCONT ran where nothing is to end.
+    unheard: AtomicU32,
     /// What is known of its signal mask: see [`user`].
     mask: AtomicU32,
     /// What the current call needs to be ended, once it has a lane; the seat is null before that.
@@ -84,6 +88,10 @@ impl Interrupted {
     fn end(&self) {
         // SAFETY: null, or of a session in which this thread is in a call.
         let Some(seat) = (unsafe { self.seat.as_ref() }) else { return };
+        if !seat.is_current() {
+            // Of a parent that forked in a handler.
+            return;
+        }
         // SAFETY: of the same session.
         let lanes = unsafe { &*self.lanes };
         // A handler of another signal finds the call ended, or ends it.
@@ -167,6 +175,11 @@ fn trampoline_address() -> usize {
     trampoline as *const () as usize
 }
 
+/// A handler that stands before the program's, or where it has none.
+fn is_ours(at: usize) -> bool {
+    at == trampoline_address() || at == stop::address()
+}
+
 /// A function, rather than nothing or something special.
 pub(crate) fn is_handler(at: usize) -> bool {
     at != libc::SIG_DFL && at != libc::SIG_IGN
@@ -197,6 +210,9 @@ unsafe extern "C-unwind" fn trampoline(signal: c_int, info: *mut siginfo_t, cont
 pub(crate) unsafe fn run(at: usize, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let thread = sleep::thread();
     thread.count.fetch_add(1, Ordering::Relaxed);
+    if signal == libc::SIGCONT && is_handler(at) {
+        stop::all_end();
+    }
     if thread.call.load(Ordering::Relaxed) == Call::Park as u32 && !restarts(signal) {
         thread.plain.fetch_add(1, Ordering::Relaxed);
     }
@@ -234,6 +250,9 @@ fn adopt(signal: c_int, known: bool) -> bool {
         return false;
     }
     let siginfo = now.flags & libc::SA_SIGINFO as u64 != 0;
+    if now.handler == stop::address() {
+        return false;
+    }
     if now.handler == trampoline_address() {
         if siginfo {
             return false;
@@ -350,6 +369,11 @@ pub(crate) fn in_semop() -> bool {
     sleep::thread().call.load(Ordering::Relaxed) == Call::Semop as u32
 }
 
+/// Whether the sleep of this thread is one of `msgsnd` or `msgrcv`.
+pub(crate) fn in_message() -> bool {
+    sleep::thread().call.load(Ordering::Relaxed) == Call::Message as u32
+}
+
 /// Whether a handler has run on this thread since its call began.
 pub(crate) fn interrupted() -> bool {
     let thread = sleep::thread();
@@ -376,6 +400,11 @@ pub(crate) fn thread_id(pid: u32) -> u32 {
     id
 }
 
+/// Whether what has just interrupted this thread's sleep was only our own handler of SIGCONT.
+pub(crate) fn unheard() -> bool {
+    sleep::thread().unheard.swap(0, Ordering::Relaxed) != 0
+}
+
 /// Whether some handler is uncounted, and may have run; those that can be are counted from now on.
 #[cold]
 pub(crate) fn uncounted() -> bool {
@@ -394,6 +423,12 @@ impl Signals {
     /// passes on [`Signals::action`], [`Signals::handler`] and [`Signals::mask_changed`].
     pub fn guard() {
         GUARD.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the sleep of `msgsnd` and `msgrcv` is a place where a thread may be cancelled: it
+    /// unwinds from there, through the functions that called.
+    pub fn cancellation_points() {
+        cancel::allow();
     }
 
     /// Tells that the calling thread may have another signal mask now.
@@ -433,7 +468,7 @@ impl Signals {
         let before = Own::of(signal);
         let stand_in = |new: &libc::sigaction| {
             is_handler(new.sa_sigaction)
-                && new.sa_sigaction != trampoline_address()
+                && !is_ours(new.sa_sigaction)
                 && !is_internal(signal)
                 && is_active()
         };
@@ -466,7 +501,7 @@ impl Signals {
         if rc == 0 && !old.is_null() {
             // SAFETY: the caller's, just written.
             let old = unsafe { &mut *old };
-            if old.sa_sigaction == trampoline_address() {
+            if is_ours(old.sa_sigaction) {
                 old.sa_sigaction = before.handler;
                 if !is_handler(before.handler) {
                     // Ours alone: the program has none.
@@ -500,7 +535,7 @@ impl Signals {
         }
         match guarded {
             Some(before) if old == fault::address() => before,
-            _ if old == trampoline_address() => before.handler,
+            _ if is_ours(old) => before.handler,
             _ => old,
         }
     }

@@ -13,12 +13,12 @@ use crate::session::Seat;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{Ordering, compiler_fence};
-use vshmem_core::Lane;
+use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 use vshmem_core::layout::Table;
 use vshmem_core::task::Owner;
+use vshmem_core::{Lane, LaneId};
 
-/// Calls nested in one thread.
+/// Calls nested in one thread for which there is room from the start; for more, room is made.
 const DEPTH: usize = 8;
 /// Frames further apart than this are on different stacks.
 const STACK: usize = 1 << 20;
@@ -28,11 +28,68 @@ struct Slot {
     frame: Cell<usize>,
 }
 
+/// Lanes of some nested calls, and those of calls nested deeper.
+struct Slots {
+    here: [Slot; DEPTH],
+    /// A handler may come while this is set: whoever swaps wins.
+    more: AtomicPtr<Slots>,
+}
+
+impl Slots {
+    fn new() -> Self {
+        let slot = |_| Slot { lane: UnsafeCell::new(None), frame: Cell::new(0) };
+        Self { here: std::array::from_fn(slot), more: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Those of the calls nested deeper, if there were any.
+    fn next(&self) -> Option<&Self> {
+        // SAFETY: null, or made by `at`, and freed with `self` only. Relaxed: of the same thread.
+        unsafe { self.more.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// The slot of a call at depth `at`.
+    fn at(&self, at: usize) -> &Slot {
+        let mut slots = self;
+        for _ in 0..at / DEPTH {
+            slots = slots.next().unwrap_or_else(|| {
+                let new = Box::into_raw(Box::new(Self::new()));
+                let (null, order) = (ptr::null_mut(), Ordering::Relaxed);
+                let at = match slots.more.compare_exchange(null, new, order, order) {
+                    Ok(_) => new,
+                    Err(other) => {
+                        // SAFETY: made above, and shown to nobody.
+                        drop(unsafe { Box::from_raw(new) });
+                        other
+                    }
+                };
+                // SAFETY: made by a box, now or by a handler, and freed with `self` only.
+                unsafe { &*at }
+            });
+        }
+        &slots.here[at % DEPTH]
+    }
+
+    /// All of them, the outermost first.
+    fn all(&self) -> impl Iterator<Item = &Slot> {
+        std::iter::successors(Some(self), |s| s.next()).flat_map(|s| &s.here)
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        let more = *self.more.get_mut();
+        if !more.is_null() {
+            // SAFETY: made by `at`.
+            drop(unsafe { Box::from_raw(more) });
+        }
+    }
+}
+
 /// One thread's lanes.
 pub(crate) struct Thread {
     seat: Cell<*const Seat>,
     depth: Cell<usize>,
-    slots: [Slot; DEPTH],
+    slots: Slots,
     /// The child being made by the `fork` this thread is in.
     pub pending: Cell<Option<Pending>>,
 }
@@ -47,6 +104,8 @@ pub(crate) struct Lanes {
 pub(crate) struct Entered<'a> {
     thread: &'a Thread,
     at: usize,
+    /// Whether a call may be left by unwinding: then it is as if a handler had jumped out of it.
+    unwinds: bool,
 }
 
 impl Lanes {
@@ -67,10 +126,7 @@ impl Lanes {
             at = Box::into_raw(Box::new(Thread {
                 seat: Cell::new(ptr::null()),
                 depth: Cell::new(0),
-                slots: std::array::from_fn(|_| Slot {
-                    lane: UnsafeCell::new(None),
-                    frame: Cell::new(0),
-                }),
+                slots: Slots::new(),
                 pending: Cell::new(None),
             }));
             // SAFETY: as above. Without memory for it the lanes are lost with this call, and the
@@ -94,12 +150,12 @@ impl Lanes {
             thread.abandon_below(seat, here)?;
         }
         let at = thread.depth.get();
-        let Some(slot) = thread.slots.get(at) else { return Err(Error::Nested(DEPTH)) };
+        let slot = thread.slots.at(at);
         slot.frame.set(here);
         thread.depth.set(at + 1);
         // A handler that comes from here on takes the next slot.
         compiler_fence(Ordering::SeqCst);
-        let entered = Entered { thread, at };
+        let entered = Entered { thread, at, unwinds: false };
         // SAFETY: slot `at` belongs to this call until `entered` is dropped.
         let lane = unsafe { &mut *slot.lane.get() };
         if lane.is_none() {
@@ -109,6 +165,13 @@ impl Lanes {
             }
         }
         Ok(entered)
+    }
+
+    /// Gives the calling thread new lanes. The old ones are kept for the calls that still use them.
+    pub fn renew(&self) {
+        // SAFETY: the key exists as long as `self`.
+        unsafe { libc::pthread_setspecific(self.key, ptr::null()) };
+        self.thread();
     }
 
     /// Leaves the calling thread without lanes, and without giving them back: they are gone.
@@ -128,26 +191,50 @@ impl Drop for Lanes {
 }
 
 impl Entered<'_> {
+    /// Runs `f`, out of which the thread may be cancelled, or end in a handler.
+    pub fn run<T>(&mut self, f: impl FnOnce(&mut Lane) -> T) -> T {
+        self.unwinds = true;
+        let done = f(self.lane());
+        self.unwinds = false;
+        done
+    }
+
     /// The lane.
     pub fn lane(&mut self) -> &mut Lane {
         // SAFETY: slot `at` belongs to `self`, which is borrowed mutably; handlers that interrupt
         // take higher ones.
-        let lane = unsafe { &mut *self.thread.slots[self.at].lane.get() };
+        let lane = unsafe { &mut *self.thread.slots.at(self.at).lane.get() };
         lane.as_mut().expect("`enter` claimed it")
     }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
+        if self.unwinds {
+            // What the lane has begun is taken back by the next call from above, or at the end.
+            return;
+        }
         compiler_fence(Ordering::SeqCst);
         self.thread.depth.set(self.at);
     }
 }
 
 impl Thread {
+    /// Whether a call is under way: then this is a handler's doing.
+    pub fn in_call(&self) -> bool {
+        self.depth.get() > 0
+    }
+
+    /// The lanes of the calls under way.
+    pub fn lanes(&self) -> impl Iterator<Item = LaneId> {
+        let slots = self.slots.all().take(self.depth.get());
+        // SAFETY: of the calling thread, which reads a number.
+        slots.filter_map(|s| unsafe { &*s.lane.get() }.as_ref().map(Lane::id))
+    }
+
     fn forget(&self) {
         self.depth.set(0);
-        for slot in &self.slots {
+        for slot in self.slots.all() {
             // SAFETY: the lanes belong to another process by now; no call of this one uses them.
             unsafe { *slot.lane.get() = None };
         }
@@ -163,7 +250,8 @@ impl Thread {
         let alternate = stack.ss_sp.addr()..stack.ss_sp.addr().saturating_add(stack.ss_size);
         let on_alternate = stack.ss_flags & libc::SS_ONSTACK != 0;
         while let Some(at) = self.depth.get().checked_sub(1) {
-            let frame = self.slots[at].frame.get();
+            let slot = self.slots.at(at);
+            let frame = slot.frame.get();
             let gone = match (on_alternate, alternate.contains(&frame)) {
                 (false, true) => true,
                 (true, false) => false,
@@ -173,7 +261,7 @@ impl Thread {
                 break;
             }
             // SAFETY: the call that used this slot will never run again.
-            if let Some(lane) = unsafe { &mut *self.slots[at].lane.get() } {
+            if let Some(lane) = unsafe { &mut *slot.lane.get() } {
                 vshmem_sysv::abandon(&seat.region, lane)?;
             }
             self.depth.set(at);
@@ -192,8 +280,9 @@ extern "C" fn end(thread: *mut libc::c_void) {
         return;
     }
     let in_use = thread.depth.get();
-    for (i, slot) in thread.slots.into_iter().enumerate() {
-        let Some(mut lane) = slot.lane.into_inner() else { continue };
+    for (i, slot) in thread.slots.all().enumerate() {
+        // SAFETY: no call of this thread runs any more.
+        let Some(mut lane) = (unsafe { &mut *slot.lane.get() }).take() else { continue };
         // A thread that ended inside a call left its lane in the middle of something.
         if i < in_use && vshmem_sysv::abandon(&seat.region, &mut lane).is_err() {
             continue;

@@ -133,6 +133,20 @@ impl Mapping {
         self.mem.bytes(at, len as u64)
     }
 
+    /// Makes the mapping this process's alone: what the region `fd` holds, as far as it can be had
+    /// that way, changed by nobody's leave. `false` if it is as before.
+    pub(crate) fn keep_to_itself(&self, fd: Option<RawFd>) -> bool {
+        let at = self.span.base.as_ptr().addr();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let fixed = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let map = |flags, fd, from| {
+            // SAFETY: readable and writable as before, in the place of the mapping that this value
+            // owns; what is there was hostile input before.
+            unsafe { sys::mmap(at, self.span.len, protection, fixed | flags, fd, from) }.is_ok()
+        };
+        fd.is_some_and(|fd| map(0, fd, REGION_BASE)) || map(libc::MAP_ANONYMOUS, -1, 0)
+    }
+
     /// Tells where the tables are, once they were checked.
     pub(crate) fn enter(&self, tables: &Geometry) {
         let _ = self.tables.set(tables.clone());
@@ -179,7 +193,11 @@ impl Mapping {
             };
         }
         let until = timespec(until);
-        let _ends = interrupt::in_semop().then(interrupt::Ends::sleep);
+        let ends = interrupt::in_semop().then(interrupt::Ends::sleep);
+        if let Some(ended) = ends.as_ref().and_then(|e| e.wait(word, expected, &until)) {
+            return ended;
+        }
+        let _cancel = interrupt::in_message().then(interrupt::Cancel::sleep);
         let args = [
             word.as_ptr().expose_provenance(),
             libc::FUTEX_WAIT_BITSET as usize,
@@ -204,11 +222,12 @@ impl Mapping {
     }
 
     /// Whether an EINTR is not for the call: the module gives it also when the process was stopped
-    /// and continued, or traced. (A futex then goes on by itself.)
+    /// and continued, or traced; a futex then goes on by itself, but for our own handler.
     fn goes_on(&self) -> bool {
+        let unheard = interrupt::unheard();
         !interrupt::interrupted()
             && !interrupt::uncounted()
-            && self.module
+            && (self.module || unheard)
             && !interrupt::in_semop()
     }
 

@@ -287,7 +287,7 @@ impl Session {
         let lanes = &self.shared.lanes;
         let mut entered = lanes.enter(seat)?;
         waiting.on(lanes, seat, entered.lane().id());
-        let done = f(&seat.region, entered.lane(), seat.caller());
+        let done = entered.run(|lane| f(&seat.region, lane, seat.caller()));
         waiting.over();
         Ok(done?)
     }
@@ -487,6 +487,26 @@ impl Shared {
         drop(state);
         pieces::count_again(self);
         Ok(seat)
+    }
+
+    /// In a child whose parent forked in a handler that interrupted calls: the handler will return
+    /// to them here too, but they are the parent's. They end in memory that is this child's alone,
+    /// with EINTR where they waited. The child itself attaches when it makes its first call.
+    pub fn leave_parents_calls(&self) {
+        let mut state = self.state.lock();
+        // A mapping of the child's own comes with that.
+        state.span = None;
+        // SAFETY: kept by the state; this process's copy of it.
+        let Some(parents) = state.seat.map(|s| unsafe { s.as_ref() }) else { return };
+        let mut link = self.link.lock();
+        let region = &parents.region;
+        if region.mem().keep_to_itself(link.region(Way::ReadWrite).ok()) {
+            for lane in self.lanes.thread().lanes() {
+                let _ = vshmem_sysv::interrupted(region, lane);
+            }
+        }
+        link.hang_up();
+        self.lanes.renew();
     }
 
     /// Ends this process's task.

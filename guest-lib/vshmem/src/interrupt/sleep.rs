@@ -122,8 +122,12 @@ global_asm!(
     interrupted = const -libc::EINTR,
 );
 
-unsafe extern "C" {
+// Unwinding: a thread may be cancelled in its sleep.
+unsafe extern "C-unwind" {
     fn vshmem_sleep(call: *const [usize; 7], counter: *const AtomicU64, expected: u64) -> isize;
+}
+
+unsafe extern "C" {
     safe fn vshmem_thread() -> *const c_void;
     static vshmem_sleep_begin: u8;
     static vshmem_sleep_end: u8;

@@ -1,18 +1,52 @@
 //! `semop` ends with EINTR when its process was stopped and continued, without any handler.
 //!
 //! The module's sleep does so by itself; a futex wait is restarted by the kernel. So while a thread
-//! sleeps in `semop` on a futex, and only then, `SIGCONT` has a handler: the trampoline, which goes
-//! on to nothing. (At any other time it would interrupt other calls, which a stop does not.) A
-//! disposition of the program's own is left alone. Of several threads that sleep, one is ended.
+//! sleeps in `semop` on a futex, and only then, `SIGCONT` has a handler, [`continued`]. Its sleep is
+//! also on a word of the process, [`STOPS`], by which that handler, which runs in one thread, ends
+//! the sleep of all. A disposition of the program's own is left alone; its handler does the same.
+//! (Before Linux 5.16 there is no sleep on two words: there one of several sleepers is ended.)
 
 use super::action::{Action, DEFAULT, restorer};
-use super::{HANDLERS, Thread, is_handler, trampoline_address};
-use libc::{SIGCONT, c_int};
-use std::sync::atomic::{AtomicU32, Ordering};
+use super::{HANDLERS, Thread, is_handler, run};
+use libc::{SIGCONT, c_int, c_void, siginfo_t};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Threads asleep in `semop`; the first installs, the last removes. Relaxed everywhere: a race
 /// between the two at worst lets one sleeper sleep on over a stop, which harms nothing.
 static SLEEPERS: AtomicU32 = AtomicU32::new(0);
+/// Counts continuations. Threads of this process sleep on it.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+
+/// Where our own handler of `SIGCONT` is.
+pub(super) fn address() -> usize {
+    continued as *const () as usize
+}
+
+/// The handler of `SIGCONT` where the program has none.
+///
+/// # Safety
+/// Called by the kernel, with what it gives.
+unsafe extern "C-unwind" fn continued(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    all_end();
+    let thread = super::sleep::thread();
+    if thread.stoppable.load(Ordering::Relaxed) != 0 {
+        // SAFETY: as the caller promises.
+        unsafe { run(libc::SIG_DFL, signal, info, context) };
+    } else {
+        // What else this thread does goes on, as it would without a handler.
+        thread.unheard.store(1, Ordering::Relaxed);
+    }
+}
+
+/// The process was continued: every thread's sleep in `semop` ends.
+pub(super) fn all_end() {
+    STOPS.fetch_add(1, Ordering::Relaxed);
+    if SLEEPERS.load(Ordering::Relaxed) > 0 {
+        let (word, how) = (STOPS.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG);
+        // SAFETY: waking does not touch the word.
+        unsafe { libc::syscall(libc::SYS_futex, word, how, c_int::MAX) };
+    }
+}
 
 /// A handler of the program's, which the trampoline stands for, ends the sleep anyway.
 fn has_own() -> bool {
@@ -25,7 +59,7 @@ fn install() {
     }
     let (restorer, flag) = restorer();
     let flags = (libc::SA_SIGINFO | libc::SA_RESTART) as u64 | flag;
-    let ours = Action { handler: trampoline_address(), flags, restorer, mask: 0 };
+    let ours = Action { handler: address(), flags, restorer, mask: 0 };
     put_back(ours.exchange(SIGCONT));
 }
 
@@ -37,7 +71,7 @@ fn remove() {
 
 /// Lets be what is not ours: ignored, or a handler set by other means.
 fn put_back(before: Action) {
-    if before.handler != libc::SIG_DFL && before.handler != trampoline_address() {
+    if before.handler != libc::SIG_DFL && before.handler != address() {
         before.set(SIGCONT);
     }
 }
@@ -67,11 +101,26 @@ pub(super) fn in_child(thread: &Thread) {
     }
 }
 
+/// One of the words of `futex_waitv`.
+#[repr(C)]
+struct Word {
+    value: u64,
+    at: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// `FUTEX2_SIZE_U32`.
+const U32: u32 = 2;
+
 /// While it lives, a continuation of the process ends this thread's sleep.
-pub(crate) struct Ends;
+pub(crate) struct Ends {
+    stops: u32,
+}
 
 impl Ends {
     pub fn sleep() -> Self {
+        let stops = STOPS.load(Ordering::Relaxed);
         let thread = super::sleep::thread();
         if thread.stoppable.swap(1, Ordering::Relaxed) == 0
             && SLEEPERS.fetch_add(1, Ordering::Relaxed) == 0
@@ -82,7 +131,33 @@ impl Ends {
                 remove();
             }
         }
-        Self
+        Self { stops }
+    }
+
+    /// The sleep on `word` while it is `expected`, until `until` of the monotonic clock; the errno
+    /// of what ended it, or `None` where this kernel cannot.
+    pub fn wait(&self, word: &AtomicU32, expected: u32, until: &libc::timespec) -> Option<i32> {
+        static MISSING: AtomicBool = AtomicBool::new(false);
+        if MISSING.load(Ordering::Relaxed) {
+            return None;
+        }
+        let at = |word: &AtomicU32| word.as_ptr().expose_provenance() as u64;
+        let private = U32 | libc::FUTEX_PRIVATE_FLAG as u32;
+        let words = [
+            Word { value: expected.into(), at: at(word), flags: U32, reserved: 0 },
+            Word { value: self.stops.into(), at: at(&STOPS), flags: private, reserved: 0 },
+        ];
+        let (n, until) = (words.len(), std::ptr::from_ref(until).expose_provenance());
+        let words = (&raw const words).expose_provenance();
+        let args = [words, n, 0, until, libc::CLOCK_MONOTONIC as usize, 0];
+        // SAFETY: the kernel only reads the words and the time.
+        let ended = unsafe { super::sleep(libc::SYS_futex_waitv, args) };
+        if matches!(ended, libc::ENOSYS | libc::EPERM) {
+            MISSING.store(true, Ordering::Relaxed);
+            return None;
+        }
+        let continued = STOPS.load(Ordering::Relaxed) != self.stops;
+        Some(if continued && matches!(ended, 0 | libc::EAGAIN) { libc::EINTR } else { ended })
     }
 }
 
