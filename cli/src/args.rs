@@ -111,8 +111,10 @@ pub enum Command {
 /// endpoint is used; it is started if need be, shared by later commands, and leaves by itself when
 /// it has neither tasks nor objects.
 ///
-/// A preload cannot reach programs that are linked statically or that run with other privileges
-/// than their caller's (setuid, setgid, file capabilities): those are refused.
+/// A preload cannot reach programs that issue the system calls themselves: of those that are linked
+/// statically (or with --trap) the calls are trapped by the kernel and made by a supervisor, some
+/// microseconds each. Programs that run with other privileges than their caller's (setuid, setgid,
+/// file capabilities) are refused.
 #[derive(Args, Debug)]
 #[command(after_long_help = RUN_HELP)]
 pub struct Run {
@@ -127,6 +129,14 @@ pub struct Run {
     /// Read rules from a file, after those of --share
     #[arg(long, value_name = "FILE")]
     pub rules: Option<PathBuf>,
+
+    /// Trap the system calls as well: for programs that start static ones, or issue them directly
+    #[arg(long, overrides_with = "no_trap")]
+    pub trap: bool,
+
+    /// Trap nothing, and refuse a program that the preload cannot reach
+    #[arg(long, overrides_with = "trap")]
+    pub no_trap: bool,
 
     /// Program and its arguments
     #[arg(

@@ -23,17 +23,29 @@ enum Image {
 /// Scripts may be run by scripts; the kernel stops here too.
 const DEPTH: u32 = 5;
 
-/// Refuses programs that would run on without the library, and say nothing.
-pub fn check(program: &Path) -> anyhow::Result<()> {
-    check_at(program, DEPTH)
+/// How a program's calls can be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// By the library; its calls may be trapped as well.
+    Preload,
+    /// By trapping its calls; the library does no harm, and reaches what the program starts.
+    Trap,
+    /// By trapping its calls; its loader stumbles over the library.
+    TrapAlone,
 }
 
-fn check_at(program: &Path, depth: u32) -> anyhow::Result<()> {
+/// Finds out how a program can be reached, and refuses one that would run on unreached. `may_trap`:
+/// trapping is not forbidden.
+pub fn check(program: &Path, may_trap: bool) -> anyhow::Result<Reach> {
+    check_at(program, may_trap, DEPTH)
+}
+
+fn check_at(program: &Path, may_trap: bool, depth: u32) -> anyhow::Result<Reach> {
     let name = program.display();
     let file = match File::open(program) {
         Ok(file) => file,
         // It can be executed and not read: nothing can be said about it.
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Ok(Reach::Preload),
         Err(e) => return Err(e).with_context(|| format!("cannot run {name}")),
     };
     let meta = file.metadata().with_context(|| format!("cannot run {name}"))?;
@@ -41,19 +53,25 @@ fn check_at(program: &Path, depth: u32) -> anyhow::Result<()> {
         bail!("cannot run {name}: it is a directory");
     }
     match image(&file).with_context(|| format!("cannot read {name}"))? {
-        Image::Script { interpreter } if depth > 0 => return check_at(&interpreter, depth - 1),
-        Image::Script { .. } | Image::Other => return Ok(()),
+        Image::Script { interpreter } if depth > 0 => {
+            return check_at(&interpreter, may_trap, depth - 1);
+        }
+        Image::Script { .. } | Image::Other => return Ok(Reach::Preload),
+        Image::Static if may_trap => return Ok(Reach::Trap),
         Image::Static => bail!(
             "{name} is linked statically: a preload cannot reach it, and its System V IPC would go \
-             to this kernel alone. Link it dynamically, or with libvshmem"
+             to this kernel alone. Leave --no-trap out, link it dynamically, or with libvshmem"
         ),
         Image::Dynamic { bits, .. } if u32::from(bits) != usize::BITS => bail!(
             "{name} is a {bits}-bit program, and libvshmem.so is not: use a {}-bit build of it",
             usize::BITS
         ),
+        Image::Dynamic { loader, .. } if loader.contains("ld-musl") && may_trap => {
+            return Ok(Reach::TrapAlone);
+        }
         Image::Dynamic { loader, .. } if loader.contains("ld-musl") => bail!(
             "{name} uses musl, and libvshmem.so is built for the GNU C library: use a build of it \
-             for that"
+             for that, or leave --no-trap out"
         ),
         Image::Dynamic { .. } => {}
     }
@@ -70,7 +88,7 @@ fn check_at(program: &Path, depth: u32) -> anyhow::Result<()> {
              without those bits"
         );
     }
-    Ok(())
+    Ok(Reach::Preload)
 }
 
 fn image(file: &File) -> std::io::Result<Image> {
@@ -166,16 +184,19 @@ mod tests {
 
     #[test]
     fn a_dynamic_program_is_accepted() {
-        check(Path::new("/proc/self/exe")).unwrap();
+        assert_eq!(check(Path::new("/proc/self/exe"), true).unwrap(), Reach::Preload);
     }
 
     #[test]
-    fn a_static_program_is_refused_also_behind_a_script() {
+    fn a_static_program_is_trapped_or_refused_also_behind_a_script() {
         with_file(&self_with(|kind| if kind == 3 { 0 } else { kind }), |program| {
-            let text = check(program).unwrap_err().to_string();
+            assert_eq!(check(program, true).unwrap(), Reach::Trap);
+            let text = check(program, false).unwrap_err().to_string();
             assert!(text.contains("linked statically"), "{text}");
             with_file(format!("#! {} -x\nbody\n", program.display()).as_bytes(), |script| {
-                assert!(check(script).unwrap_err().to_string().contains("linked statically"));
+                assert_eq!(check(script, true).unwrap(), Reach::Trap);
+                let text = check(script, false).unwrap_err().to_string();
+                assert!(text.contains("linked statically"), "{text}");
             });
         });
     }
@@ -186,16 +207,16 @@ mod tests {
             if rustix::process::geteuid().is_root() {
                 std::os::unix::fs::chown(program, Some(12345), None).unwrap();
                 std::fs::set_permissions(program, PermissionsExt::from_mode(0o4755)).unwrap();
-                assert!(check(program).unwrap_err().to_string().contains("other privileges"));
+                assert!(check(program, true).unwrap_err().to_string().contains("other privileges"));
             }
         });
     }
 
     #[test]
     fn what_is_damaged_is_left_to_the_kernel() {
-        with_file(b"\x7fELF", |p| check(p).unwrap());
-        with_file(&self_with(|k| k)[..100], |p| check(p).unwrap());
-        with_file(b"", |p| check(p).unwrap());
-        assert!(check(Path::new("/nonexistent")).is_err());
+        with_file(b"\x7fELF", |p| drop(check(p, true).unwrap()));
+        with_file(&self_with(|k| k)[..100], |p| drop(check(p, true).unwrap()));
+        with_file(b"", |p| drop(check(p, true).unwrap()));
+        assert!(check(Path::new("/nonexistent"), true).is_err());
     }
 }

@@ -1,9 +1,10 @@
 //! `vshmem run`: sets up a program's environment and becomes it.
 
 use crate::args::Run;
+use crate::client;
 use crate::places::{self, Socket};
+use crate::preload::{self, Reach};
 use crate::sharing::Sharing;
-use crate::{client, preload};
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -16,11 +17,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use vshmem_trap::Waiting;
 
 /// Returns only when the program cannot be run.
 pub fn run(runtime_dir: &Path, args: &Run) -> anyhow::Error {
     match prepare(runtime_dir, args) {
-        Ok(mut command) => {
+        Ok((mut command, supervisor)) => {
+            // Last of all: from here on this process is the program.
+            if let Some(Err(e)) = supervisor.map(Waiting::trap) {
+                return e.into();
+            }
             let error = command.exec();
             let name = command.get_program().to_string_lossy().into_owned();
             anyhow::Error::new(error).context(format!("cannot run {name}"))
@@ -29,16 +35,28 @@ pub fn run(runtime_dir: &Path, args: &Run) -> anyhow::Error {
     }
 }
 
-fn prepare(runtime_dir: &Path, args: &Run) -> anyhow::Result<Command> {
+fn prepare(runtime_dir: &Path, args: &Run) -> anyhow::Result<(Command, Option<Waiting>)> {
     let (program, rest) = args.program.split_first().context("no program given")?;
     let file = places::in_path(program)
         .ok_or_else(|| anyhow!("cannot run {}: it is not in PATH", program.to_string_lossy()))?;
-    preload::check(&file)?;
+    let reach = preload::check(&file, !args.no_trap)?;
     let library = places::library()?;
     let mut command = Command::new(program);
-    command.args(rest).env("LD_PRELOAD", preloads(&library));
-    share(runtime_dir, args, &mut command)?;
-    Ok(command)
+    command.args(rest);
+    if reach != Reach::TrapAlone {
+        command.env("LD_PRELOAD", preloads(&library));
+    }
+    let sharing = Sharing::read(args)?;
+    let default = share(runtime_dir, args, &sharing, &mut command)?;
+    if !args.trap && reach == Reach::Preload {
+        // Not dropped: that would end the task.
+        std::mem::forget(default);
+        return Ok((command, None));
+    }
+    // The supervisor will find it to be a task when it calls.
+    drop(default);
+    let socket = sharing.only_region(runtime_dir, args.region.as_deref())?;
+    Ok((command, Some(vshmem_trap::start(&socket, sharing.rules().clone())?)))
 }
 
 /// The library first, then what was preloaded already.
@@ -56,9 +74,14 @@ fn preloads(library: &Path) -> OsString {
     list
 }
 
-/// Has the program's keys lead where they are to lead, and checks that they can.
-fn share(runtime_dir: &Path, args: &Run, command: &mut Command) -> anyhow::Result<()> {
-    let sharing = Sharing::read(args)?;
+/// Has the program's keys lead where they are to lead, and checks that they can; this process is a
+/// task of the default region, if that is used, as long as what it returns lives.
+fn share(
+    runtime_dir: &Path,
+    args: &Run,
+    sharing: &Sharing,
+    command: &mut Command,
+) -> anyhow::Result<Option<vshmem::Session>> {
     let region = args.region.as_deref();
     let default = if sharing.uses_default() {
         let socket = places::socket(runtime_dir, region)?;
@@ -83,9 +106,7 @@ fn share(runtime_dir: &Path, args: &Run, command: &mut Command) -> anyhow::Resul
         }
         None => drop(command.env_remove("VSHMEM_RULES")),
     }
-    // Not dropped: that would end the task.
-    std::mem::forget(default);
-    Ok(())
+    Ok(default)
 }
 
 /// Becomes a task already now: the program, which this process will be, stays that task however

@@ -83,6 +83,35 @@ impl Sharing {
         Ok(())
     }
 
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The socket of the one region that any key leads to: a supervisor knows but one.
+    pub fn only_region(&self, runtime_dir: &Path, region: Option<&str>) -> anyhow::Result<PathBuf> {
+        let mut sockets = Vec::new();
+        for target in self.rules.targets() {
+            let name = match target {
+                Target::Local => continue,
+                Target::Default => region,
+                Target::Region(name) => Some(name.as_str()),
+            };
+            let socket = plain(places::socket(runtime_dir, name)?.path());
+            if !sockets.contains(&socket) {
+                sockets.push(socket);
+            }
+        }
+        match (sockets.pop(), sockets.is_empty()) {
+            (Some(only), true) => Ok(std::path::absolute(only)?),
+            (None, _) => bail!("no rule leads to a region: there is nothing to trap calls for"),
+            _ => bail!(
+                "the rules lead to several regions, and a program whose calls are trapped can have \
+                 one: let the others' keys be local, or link it dynamically"
+            ),
+        }
+    }
+
     /// What `VSHMEM_RULES` must hold.
     pub fn variable(&self) -> Option<String> {
         self.asked.then(|| self.rules.to_string())
