@@ -129,7 +129,35 @@ const MICROS: &[Micro] = &[
         count: 5000,
         bound: None,
     },
+    Micro {
+        name: "sem-pair-trapped",
+        about: "sem-pair, linked statically",
+        count: 10,
+        bound: None,
+    },
+    Micro {
+        name: "msg-pair-trapped",
+        about: "msg-pair, linked statically",
+        count: 10,
+        bound: None,
+    },
+    Micro {
+        name: "shm-cycle-trapped",
+        about: "shm-cycle, linked statically",
+        count: 10,
+        bound: None,
+    },
+    Micro {
+        name: "sem-turns-trapped",
+        about: "sem-turns, linked statically",
+        count: 2000,
+        bound: None,
+    },
 ];
+
+/// What is added to the name of a micro-code that is linked statically, so that its calls are
+/// trapped.
+const TRAPPED: &str = "-trapped";
 
 /// What is added to the name of a micro-code whose waits shall not spin. The
 /// kernel's never do.
@@ -149,6 +177,7 @@ fn sample(command: &mut Command, micro: &Micro, into: &mut Histogram<u64>) -> Re
         command.env("VSHMEM_SPIN", "0");
     }
     let code = code.unwrap_or(micro.name);
+    let code = code.strip_suffix(TRAPPED).unwrap_or(code);
     for nanoseconds in samples(command.args([code, &micro.count.to_string()]))? {
         into.record((nanoseconds * SCALE) as u64)?;
     }
@@ -184,12 +213,15 @@ fn measure(
 fn ipc(options: &Options, folder: &Path) -> Result<Option<bool>> {
     let source = build::root().join("benchmarks/programs/micro.c");
     let program = build::compile(&source, folder)?;
+    let apart = tempfile::tempdir()?;
+    let trapped = build::compile_static(&source, apart.path())?;
     let session = if options.kernel_only { None } else { Some(Session::new()?) };
     let filter = options.filter.as_deref().unwrap_or("");
     let mut rows = Vec::new();
     for micro in MICROS.iter().filter(|m| m.name.contains(filter)) {
         eprintln!("measuring {}", micro.name);
-        rows.push(measure(&program, session.as_ref(), options, micro)?);
+        let program = if micro.name.ends_with(TRAPPED) { &trapped } else { &program };
+        rows.push(measure(program, session.as_ref(), options, micro)?);
     }
     if rows.is_empty() {
         return Ok(None);

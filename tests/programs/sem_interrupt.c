@@ -1,6 +1,9 @@
 /* A signal ends a blocked call with EINTR whenever it comes: also while the
  * call is only just about to sleep. And what handlers may do: jump out, run on
- * a stack of their own, be interrupted, go by themselves. */
+ * a stack of their own, be interrupted, go by themselves.
+ *
+ * Not when trapped: with SA_RESTART the kernel begins a call anew that is
+ * interrupted before the supervisor has taken it. */
 #include "vt.h"
 #include <setjmp.h>
 

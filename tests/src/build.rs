@@ -90,6 +90,19 @@ fn build() -> Result<Artifacts> {
 ///
 /// The compiler's messages, or that there is none.
 pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
+    compile_with(source, into, &[])
+}
+
+/// The same, linked statically, under the same name: into another folder.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub fn compile_static(source: &Path, into: &Path) -> Result<PathBuf> {
+    compile_with(source, into, &["-static"])
+}
+
+fn compile_with(source: &Path, into: &Path, more: &[&str]) -> Result<PathBuf> {
     let name = source.file_stem().context("a source without a name")?;
     compile_all(&name.to_string_lossy(), &[source.to_path_buf()], into)
 }
@@ -102,6 +115,7 @@ pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
 pub fn compile_all(name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
     let program = into.join(name);
     let output = Command::new("cc")
+        .args(more)
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
         .arg(&program)
         .args(sources)

@@ -1,5 +1,6 @@
 //! Each program of `programs/` runs against the kernel, the oracle, and
-//! against vshmem; what they print and how they end must be equal.
+//! against vshmem; what they print and how they end must be equal. Then once
+//! more linked statically, so that no library reaches them (`trapped::`).
 //!
 //! `cargo test -p vshmem-tests --test conformance -- sem_` runs those whose
 //! name has `sem_` in it. `VSHMEM_ORACLE_ONLY=1` runs the kernel's side alone.
@@ -69,14 +70,21 @@ impl Place {
 }
 
 /// What a program's source says about it.
+#[derive(Clone)]
 struct Needs {
     source: PathBuf,
+    /// Linked statically: no library reaches it, its calls are trapped.
+    trapped: bool,
     users: bool,
     root: bool,
 }
 
 fn conforms(place: Option<&Place>, needs: &Needs, folder: &Path) -> Result<()> {
-    let program = build::compile(&needs.source, folder)?;
+    let program = if needs.trapped {
+        build::compile_static(&needs.source, folder)?
+    } else {
+        build::compile(&needs.source, folder)?
+    };
     let kernel = on_the_kernel(&program)?;
     anyhow::ensure!(
         kernel.good(),
@@ -91,8 +99,12 @@ fn conforms(place: Option<&Place>, needs: &Needs, folder: &Path) -> Result<()> {
     compare(&kernel, &ours).map_err(anyhow::Error::msg)
 }
 
+/// What stands in the source of a program that cannot be as on the kernel when its calls are
+/// trapped, before the reason.
+const NOT_TRAPPED: &str = "Not when trapped:";
+
 fn trials(place: Result<Option<Place>, String>) -> Result<Vec<Trial>> {
-    let folder = Arc::new(tempfile::tempdir()?);
+    let folders = [Arc::new(tempfile::tempdir()?), Arc::new(tempfile::tempdir()?)];
     let place = Arc::new(place);
     let is_root = rustix::process::geteuid().is_root();
     let mut trials = Vec::new();
@@ -101,15 +113,21 @@ fn trials(place: Result<Option<Place>, String>) -> Result<Vec<Trial>> {
         let name = name.to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&source)?;
         let (users, root) = (text.contains("become("), text.contains("need_root()"));
-        let needs = Needs { source, users, root };
-        let ignored = needs.root && !is_root;
-        let (place, folder) = (place.clone(), folder.clone());
-        let trial = Trial::test(name, move || {
-            let place = place.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
-            conforms(place.as_ref(), &needs, folder.path())
-                .map_err(|e| Failed::from(format!("{e:#}")))
-        });
-        trials.push(trial.with_ignored_flag(ignored));
+        for (trapped, folder) in [false, true].into_iter().zip(&folders) {
+            if trapped && text.contains(NOT_TRAPPED) {
+                continue;
+            }
+            let needs = Needs { source: source.clone(), trapped, users, root };
+            let ignored = needs.root && !is_root;
+            let (place, folder) = (place.clone(), folder.clone());
+            let name = if trapped { format!("trapped::{name}") } else { name.clone() };
+            let trial = Trial::test(name, move || {
+                let place = place.as_ref().as_ref().map_err(|e| Failed::from(e.clone()))?;
+                conforms(place.as_ref(), &needs, folder.path())
+                    .map_err(|e| Failed::from(format!("{e:#}")))
+            });
+            trials.push(trial.with_ignored_flag(ignored));
+        }
     }
     Ok(trials)
 }

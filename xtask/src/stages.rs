@@ -29,6 +29,7 @@ pub const STAGES: &[Stage] = &[
         run: conformance,
     },
     Stage { name: "oracle", about: "random programs on the kernel and on vshmem", run: oracle },
+    Stage { name: "trap", about: "programs that no library reaches", run: trap },
     Stage { name: "bad-input", about: "what is wrong is named and leaves nothing", run: bad_input },
     Stage { name: "users", about: "PostgreSQL and others, unmodified", run: users },
     Stage { name: "vm", about: "two guests, and four", run: vm },
@@ -110,6 +111,11 @@ fn conformance() -> Result<Count> {
 fn oracle() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "oracle"]))
+}
+
+fn trap() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "trap"]))
 }
 
 fn bad_input() -> Result<Count> {

@@ -6,7 +6,7 @@ use crate::pool::Hands;
 use crate::process::{Process, lock};
 use crate::supervisor::Supervisor;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use vshmem::Rights;
 use vshmem::sysv::{Caller, shm};
 use vshmem_core::task::{Identity, TaskId};
@@ -17,11 +17,13 @@ pub struct Attached {
     /// The region's file.
     pub file: FileId,
     known: Mutex<HashMap<Key, Shape>>,
+    /// The newest pid when heirs were last looked for.
+    newest: Mutex<u32>,
 }
 
 impl Attached {
     pub fn new(file: FileId) -> Self {
-        Self { file, known: Mutex::default() }
+        Self { file, known: Mutex::default(), newest: Mutex::new(newest().unwrap_or(0)) }
     }
 
     /// Somebody attaches a segment.
@@ -102,56 +104,84 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Counts anew what everybody has attached, children included that nobody has heard of.
+    /// Counts anew what everybody has attached, heirs that nobody has heard of included.
     pub fn count_all(&self, hands: &mut Hands) {
         if self.attached.is_empty() {
             return;
         }
         self.attached.prune(hands);
-        let mut left = lock(&self.processes).all();
-        left.retain(|p| !lock(&p.attached).is_empty());
-        while let Some(process) = left.pop() {
-            // One that cannot be counted keeps its count until it ends.
-            let _ = self.count(hands, &process);
-            for pid in children(process.pid) {
-                left.extend(self.adopt(hands, pid));
+        // First of all: they may be the only ones left.
+        self.count_heirs(hands);
+        for process in lock(&self.processes).all() {
+            if !lock(&process.attached).is_empty() {
+                // One that cannot be counted keeps its count until it ends.
+                let _ = self.count(hands, &process);
             }
         }
     }
 
-    /// Before a process with attachments is reaped: whoever has inherited them counts, so that no
-    /// page is freed that somebody maps.
-    pub fn count_heirs(&self, hands: &mut Hands, dead: &Process) {
-        if lock(&dead.attached).is_empty() {
+    /// Before anything is detached: whoever has inherited it by a fork counts, so that no page is
+    /// freed that somebody maps. Only processes that are newer than the last look can be unheard of.
+    pub fn count_heirs(&self, hands: &mut Hands) {
+        if self.attached.is_empty() {
+            return;
+        }
+        let Some(now) = newest() else { return };
+        let before = std::mem::replace(&mut *lock(&self.attached.newest), now);
+        if before == now {
             return;
         }
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) {
+            let pid = entry.file_name().to_str().and_then(|n| n.parse().ok());
+            if let Some(pid) = pid
+                && is_between(pid, before, now)
+            {
                 self.adopt(hands, pid);
             }
         }
     }
 
     /// Makes a process a task that maps segments and is none.
-    fn adopt(&self, hands: &mut Hands, pid: u32) -> Option<Arc<Process>> {
-        if lock(&self.processes).process(pid).is_some() {
-            return None;
+    fn adopt(&self, hands: &mut Hands, pid: u32) {
+        if lock(&self.processes).process(pid).is_none()
+            && self.attached.parts(pid).is_some_and(|parts| !parts.is_empty())
+            && let Ok(process) = self.process(pid, None)
+        {
+            // One that cannot be counted now is found when it calls.
+            let _ = self.count(hands, &process);
         }
-        if self.attached.parts(pid)?.is_empty() {
-            return None;
-        }
-        let process = self.process(pid, None).ok()?;
-        let _ = self.count(hands, &process);
-        Some(process)
     }
 }
 
-/// The children of all threads of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let mut all = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        all.extend(list.split_ascii_whitespace().filter_map(|n| n.parse::<u32>().ok()));
+/// The pid given out last; pids are given out in turn.
+fn newest() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// Whether `pid` was given out after `before` and not after `now`; they begin anew some time.
+const fn is_between(pid: u32, before: u32, now: u32) -> bool {
+    if before <= now { before < pid && pid <= now } else { before < pid || pid <= now }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pids_given_out_since_are_told_from_older_ones() {
+        assert!(is_between(5, 4, 9) && is_between(9, 4, 9));
+        assert!(!is_between(4, 4, 9) && !is_between(10, 4, 9));
+        // Begun anew in between.
+        assert!(is_between(32_000, 31_000, 300) && is_between(300, 31_000, 300));
+        assert!(!is_between(301, 31_000, 300) && !is_between(31_000, 31_000, 300));
     }
-    all
+
+    #[test]
+    fn a_new_process_is_newer() {
+        let before = newest().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        assert!(is_between(child.id(), before, newest().unwrap()));
+        child.wait().unwrap();
+    }
 }

@@ -253,6 +253,9 @@ impl Supervisor {
                 return self.fail(&call, Some(process), Failed::Errno(libc::ENOMEM));
             };
             let Some(_busy) = process.begin(hands.lane.id()) else { return };
+            if call.nr == libc::SYS_shmdt {
+                self.count_heirs(hands);
+            }
             let memory = Remote { tid: call.tid };
             let mut at = At { r: &hands.region, on: &mut hands.lane, c: &thread.caller, memory };
             let [a, b, c, ..] = call.args;
@@ -365,7 +368,9 @@ impl Supervisor {
             }
             std::thread::sleep(MOMENT);
         }
-        self.count_heirs(hands, process);
+        if !lock(&process.attached).is_empty() {
+            self.count_heirs(hands);
+        }
         // A corrupt region is the endpoint's to report; it finds the task when this process ends.
         let _ = vshmem::sysv::reap::task(&hands.region, &mut hands.lane, process.task);
         lock(&self.processes).remove(process);
