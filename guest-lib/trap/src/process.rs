@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vshmem::sysv::Caller;
 use vshmem_core::LaneId;
 use vshmem_core::task::TaskId;
@@ -139,8 +139,16 @@ pub struct Processes {
     threads: HashMap<i32, Arc<Thread>>,
 }
 
-/// Threads remembered: each has two descriptors.
-const THREADS: usize = 1024;
+/// Threads remembered: each has two descriptors, and processes need some.
+fn most_threads() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: room for the answer; without one there is little room.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+        usize::try_from(limit.rlim_cur / 8).unwrap_or(usize::MAX).clamp(16, 4096)
+    })
+}
 
 impl Processes {
     pub fn thread(&self, tid: i32, ip: u64) -> Option<Arc<Thread>> {
@@ -150,7 +158,7 @@ impl Processes {
 
     /// Remembers a thread.
     pub fn know(&mut self, tid: i32, thread: Thread) -> Arc<Thread> {
-        if self.threads.len() >= THREADS {
+        if self.threads.len() >= most_threads() {
             // They ask to be known again when they call again.
             self.threads.clear();
         }

@@ -283,8 +283,8 @@ impl Supervisor {
     pub fn fail(&self, call: &Notification, process: Option<&Process>, failed: Failed) {
         let errno = match failed {
             Failed::Errno(errno) => errno,
-            Failed::Gone => return,
-            Failed::NotOurs | Failed::Aloud(_) => libc::ENOSYS,
+            // Nobody hears it, as a rule; if it is still there, it must not wait for ever.
+            Failed::Gone | Failed::NotOurs | Failed::Aloud(_) => libc::ENOSYS,
         };
         let text = match failed {
             Failed::Aloud(text) => Some(text),

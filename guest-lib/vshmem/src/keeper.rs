@@ -3,9 +3,10 @@
 use crate::credentials;
 use crate::error::Result;
 use crate::link::Way;
-use crate::session::Session;
+use crate::session::{Seat, Session};
 use crate::sys;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 use vshmem_core::attach::{Op, Request};
 use vshmem_core::layout::Table;
 use vshmem_core::task::{Identity, TaskId};
@@ -70,5 +71,17 @@ impl Session {
     pub fn caller_for(&self, task: TaskId, pid: u32, rights: &Rights) -> Result<Caller> {
         let peer = self.seat()?.peer;
         Ok(credentials::caller_with(task, Identity::new(peer, pid), rights))
+    }
+}
+
+/// How long whoever waits for a child waits for its keeper as well: that is at it already.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Waits until a dead task that somebody keeps is reaped by its keeper.
+pub(crate) fn await_reaping(seat: &Seat, dead: TaskId) {
+    let until = Instant::now() + PATIENCE;
+    let there = || seat.region.task(dead.index).is_ok_and(|t| t.is_some_and(|t| t.id == dead));
+    while there() && Instant::now() < until {
+        std::thread::sleep(Duration::from_micros(100));
     }
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::fd::FileId;
 use crate::fork;
 use crate::interrupt;
+use crate::keeper;
 use crate::lanes::Lanes;
 use crate::link::{self, Link, Way};
 use crate::lock::Lock;
@@ -312,7 +313,10 @@ impl Session {
         let Ok(Some(child)) = task_of(seat, pid) else { return };
         let ask = Request { op: Op::Reap, a: child.index.into(), b: child.incarnation };
         // If the endpoint does not answer now, it will find out by itself.
-        let _ = self.shared.link.lock().ask(&ask, None);
+        let answer = self.shared.link.lock().ask(&ask, None);
+        if answer.is_err_and(|e| e.errno() == libc::EAGAIN) {
+            keeper::await_reaping(seat, child);
+        }
     }
 
     /// Ends this process's task as its death would: applies `SEM_UNDO`, detaches. For the end of

@@ -2,10 +2,14 @@
 
 use super::{At, Waits, unless};
 use crate::failed::Result;
+use crate::proxy::Proxy;
+use crate::remote::Remote;
 use vshmem::Limit;
 use vshmem::abi::{MsgInfo, MsqidDs, cmd};
 use vshmem::sysv::msg;
 use vshmem::sysv::{Errno, flag};
+use vshmem_core::Offset;
+use vshmem_core::mem::Mem;
 
 /// `msgget`.
 pub fn get(at: &mut At<'_>, key: i32, flags: i32) -> Result<i64> {
@@ -39,7 +43,7 @@ impl Waits for Send {
     fn run(&mut self, at: &mut At<'_>, wait: bool) -> Result<Option<i64>> {
         let stays = wait || self.flags & flag::IPC_NOWAIT != 0;
         let flags = if wait { self.flags } else { self.flags | flag::IPC_NOWAIT };
-        let sent = msg::send(at.r, at.on, at.c, self.id, self.mtype, &self.text, flags, None);
+        let sent = msg::send(at.r, at.on, at.c, self.id, self.mtype, &self.text[..], flags, None);
         if stays {
             sent?;
             return Ok(Some(0));
@@ -48,15 +52,47 @@ impl Waits for Send {
     }
 }
 
+/// The caller's room for a message: its type, then its text.
+struct There {
+    memory: Remote,
+    at: u64,
+    len: usize,
+}
+
+impl There {
+    fn give(&self, mtype: i64, text: &[u8]) -> Result<()> {
+        self.memory.put(self.at, &mtype)?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.memory.write_bytes(self.at.wrapping_add(8), text)
+    }
+}
+
+impl msg::Room<Proxy> for There {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn take(
+        &mut self,
+        mtype: i64,
+        n: usize,
+        mem: &Proxy,
+        from: Offset,
+    ) -> vshmem::sysv::Result<()> {
+        let mut text = vec![0; n];
+        mem.read_bytes(from, &mut text)?;
+        self.give(mtype, &text).map_err(|_| Errno::EFAULT.into())
+    }
+}
+
 /// A `msgrcv`.
 pub struct Receive {
     id: i32,
-    message: u64,
-    text: Vec<u8>,
+    room: There,
     mtype: i64,
     flags: i32,
-    /// More room than any message needs.
-    ample: bool,
 }
 
 impl Receive {
@@ -69,36 +105,38 @@ impl Receive {
         mtype: i64,
         flags: i32,
     ) -> Result<Self> {
-        if id < 0 || i64::try_from(n).is_err() {
+        let len = isize::try_from(n).ok().filter(|_| id >= 0).ok_or(Errno::EINVAL)?;
+        let room = There { memory: at.memory, at: message, len: len.cast_unsigned() };
+        Ok(Self { id, room, mtype, flags })
+    }
+
+    /// With MSG_COPY: what stays in the queue is copied under its lock, where no other process's
+    /// memory is touched. The kernel's way of making room for the copy is to read what is there.
+    fn copy(&self, at: &mut At<'_>) -> Result<i64> {
+        if self.flags & flag::MSG_EXCEPT != 0 || self.flags & flag::IPC_NOWAIT == 0 {
             return Err(Errno::EINVAL.into());
         }
-        // A message is never longer than the limit was when it was sent.
-        let most = at.r.limit(Limit::Msgmax)?.max(1 << 20);
-        let text = vec![0; n.min(most) as usize];
-        Ok(Self { id, message, text, mtype, flags, ample: n > most })
+        let most = usize::try_from(at.r.limit(Limit::Msgmax)?).unwrap_or(usize::MAX);
+        let mut text = vec![0; self.room.len.min(most)];
+        at.memory.read_bytes(self.room.at, &mut text)?;
+        let (on, text) = (&mut *at.on, text.as_mut_slice());
+        let (mtype, n) = msg::recv(at.r, on, at.c, self.id, text, self.mtype, self.flags, None)?;
+        self.room.give(mtype, &text[..n])?;
+        Ok(n as i64)
     }
 }
 
 impl Waits for Receive {
     fn run(&mut self, at: &mut At<'_>, wait: bool) -> Result<Option<i64>> {
+        if self.flags & flag::MSG_COPY != 0 {
+            return self.copy(at).map(Some);
+        }
         let stays = wait || self.flags & flag::IPC_NOWAIT != 0;
-        let mut flags = if stays { self.flags } else { self.flags | flag::IPC_NOWAIT };
-        // What the flag forbids must not be allowed by the one that was added.
-        if !stays && self.flags & flag::MSG_COPY != 0 {
-            flags = self.flags;
-        }
-        if self.ample {
-            flags |= flag::MSG_NOERROR;
-        }
-        let got = msg::recv(at.r, at.on, at.c, self.id, &mut self.text, self.mtype, flags, None);
+        let flags = if wait { self.flags } else { self.flags | flag::IPC_NOWAIT };
+        let (on, room) = (&mut *at.on, &mut self.room);
+        let got = msg::recv(at.r, on, at.c, self.id, room, self.mtype, flags, None);
         let got = if stays { Some(got?) } else { unless(got, Errno::ENOMSG)? };
-        let Some((mtype, n)) = got else { return Ok(None) };
-        // It is taken all the same, as the kernel takes it.
-        at.memory.put(self.message, &mtype)?;
-        if n > 0 {
-            at.memory.write_bytes(self.message + 8, &self.text[..n])?;
-        }
-        Ok(Some(n as i64))
+        Ok(got.map(|(_, n)| n as i64))
     }
 }
 

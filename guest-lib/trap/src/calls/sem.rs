@@ -89,7 +89,7 @@ pub fn control(at: &mut At<'_>, id: i32, num: i32, command: i32, arg: u64) -> Re
             0
         }
         cmd::SETALL => {
-            let n = sem::nsems(r, id)?;
+            let n = sem::nsems(r, c, id)?;
             let mut bytes = vec![0; n * 2];
             at.memory.read_bytes(arg, &mut bytes)?;
             let values = bytes.chunks_exact(2).map(|b| u16::from_ne_bytes([b[0], b[1]]));
