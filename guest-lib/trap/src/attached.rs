@@ -62,6 +62,7 @@ fn nobody() -> Caller {
         gid: u32::MAX,
         groups: Vec::new(),
         ipc_owner: false,
+        ipc_lock: false,
         sys_admin: false,
         sys_resource: false,
     }

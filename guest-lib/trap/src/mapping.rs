@@ -91,7 +91,7 @@ impl Supervisor {
             *counted.entry(key).or_default() += 1;
             return Ok(());
         }
-        shm::detach(at.r, at.on, at.c, got.seg, got.life)?;
+        shm::cancel(at.r, at.on, at.c, got.seg, got.life, got.before)?;
         mapped
     }
 

@@ -2,6 +2,7 @@
 
 use super::At;
 use crate::failed::Result;
+use crate::remote::Remote;
 use vshmem::abi::{ShmLimits, ShmUsage, ShmidDs, cmd};
 use vshmem::sysv::Errno;
 use vshmem::sysv::shm;
@@ -16,9 +17,17 @@ pub const fn counts(command: i32) -> bool {
     matches!(command, cmd::IPC_STAT | cmd::SHM_STAT | cmd::SHM_STAT_ANY | cmd::IPC_RMID)
 }
 
+/// How many bytes the caller may lock.
+fn may_lock(caller: Remote) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let ask = libc::RLIMIT_MEMLOCK;
+    // SAFETY: room for the answer.
+    let rc = unsafe { libc::prlimit(caller.tid, ask, std::ptr::null(), &raw mut limit) };
+    if rc == 0 { limit.rlim_cur } else { 0 }
+}
+
 /// `shmctl`.
 pub fn control(at: &mut At<'_>, id: i32, command: i32, arg: u64) -> Result<i64> {
-    const INDEX: i32 = 0x7fff;
     if id < 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -44,15 +53,9 @@ pub fn control(at: &mut At<'_>, id: i32, command: i32, arg: u64) -> Result<i64> 
             shm::remove(r, on, c, id)?;
             0
         }
-        // Checked and accepted, as by the library.
         cmd::SHM_LOCK | cmd::SHM_UNLOCK => {
-            let (found, stat) = shm::stat_index(r, on, c, id & INDEX, true)?;
-            if found != id {
-                return Err(Errno::EINVAL.into());
-            }
-            if !c.sys_admin && c.uid != stat.perm.uid && c.uid != stat.perm.cuid {
-                return Err(Errno::EPERM.into());
-            }
+            let (locked, may) = (command == cmd::SHM_LOCK, may_lock(at.memory));
+            shm::set_locked(r, on, c, id, locked, may)?;
             0
         }
         cmd::IPC_INFO => {
