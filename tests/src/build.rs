@@ -90,7 +90,8 @@ fn build() -> Result<Artifacts> {
 ///
 /// The compiler's messages, or that there is none.
 pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
-    compile_with(source, into, &[])
+    let name = source.file_stem().context("a source without a name")?;
+    compile_all(&name.to_string_lossy(), &[source.to_path_buf()], into)
 }
 
 /// The same, linked statically, under the same name: into another folder.
@@ -99,12 +100,8 @@ pub fn compile(source: &Path, into: &Path) -> Result<PathBuf> {
 ///
 /// As [`compile`].
 pub fn compile_static(source: &Path, into: &Path) -> Result<PathBuf> {
-    compile_with(source, into, &["-static"])
-}
-
-fn compile_with(source: &Path, into: &Path, more: &[&str]) -> Result<PathBuf> {
     let name = source.file_stem().context("a source without a name")?;
-    compile_all(&name.to_string_lossy(), &[source.to_path_buf()], into)
+    compile_with(&["-static"], &name.to_string_lossy(), &[source.to_path_buf()], into)
 }
 
 /// Compiles a C program of several sources.
@@ -113,6 +110,10 @@ fn compile_with(source: &Path, into: &Path, more: &[&str]) -> Result<PathBuf> {
 ///
 /// As [`compile`].
 pub fn compile_all(name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
+    compile_with(&[], name, sources, into)
+}
+
+fn compile_with(more: &[&str], name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
     let program = into.join(name);
     let output = Command::new("cc")
         .args(more)
