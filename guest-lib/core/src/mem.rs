@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+#[cfg(loom)]
+pub use loom::sync::atomic::fence;
 pub use std::sync::atomic::Ordering;
+#[cfg(not(loom))]
+pub use std::sync::atomic::fence;
 
 /// Bytes from the region's base; never an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -24,10 +24,13 @@
 
 use crate::waiters::{List, Patience, sleep};
 use crate::{Caller, Errno, Error, Result};
-use std::sync::atomic::{Ordering, fence};
 use vshmem_core::layout::{Table, lane, park, waits};
+use vshmem_core::mem::{Ordering, fence};
 use vshmem_core::task::Owner;
 use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn, wait as status};
+
+#[cfg(all(test, loom))]
+mod model;
 
 /// The longest single sleep in nanoseconds.
 pub const SLICE: u64 = 1_000_000_000;

@@ -329,3 +329,38 @@ fn the_death_of_an_owner_wakes_those_who_want_to_hear_of_it() {
     park::wait(&asleep, &mut mine, &c, KEY, limits, || true).unwrap();
     assert!(is_asleep(&r, indifferent));
 }
+
+/// What no correct peer writes is reported; nobody walks a circle for ever.
+#[test]
+fn a_corrupt_bucket_is_reported() {
+    let mem = heap();
+    let r = region(&mem);
+    let mut on = endpoint(&r);
+    let (c, id) = sleeper(&mem, &mut on, 10, KEY);
+    let (_, second) = sleeper(&mem, &mut on, 11, KEY);
+    let slot = r.lane(id).unwrap();
+    let bad = |result: vshmem_sysv::Result<u32>| matches!(result, Err(Error::Corrupt(_)));
+    let place = r.table(Table::Parking);
+    let heads = (0..place.count).map(|i| place.at.index(i, place.stride).plus(bucket::HEAD));
+    let head = heads.into_iter().find(|at| r.peek(*at).unwrap() != 0).unwrap();
+    let mut set = |at: Offset, value: u32| {
+        r.transact(&mut on, |txn| txn.set(at, value)).unwrap();
+    };
+    let mut waker = endpoint(&r);
+    // A circle of lanes that wait for another key.
+    let next = r.lane(second).unwrap().plus(lane::WAIT_NEXT);
+    set(next, id.0 + 1);
+    set(slot.plus(lane::WAIT_PLACE), 7);
+    set(r.lane(second).unwrap().plus(lane::WAIT_PLACE), 7);
+    assert!(bad(park::wake(&r, &mut waker, KEY, 1)));
+    set(next, 0);
+    // A head that is no lane, or one that waits for something else.
+    for wrong in [u32::MAX, waker.id().0 + 1] {
+        set(head, wrong);
+        assert!(bad(park::wake(&r, &mut waker, KEY, 1)));
+    }
+    set(head, id.0 + 1);
+    // A bucket that there is not: its task's other lanes are freed all the same.
+    set(slot.plus(lane::WAIT_OBJ), u32::MAX);
+    assert!(matches!(reap::task(&r, &mut waker, c.task), Err(Error::Corrupt(_))));
+}
