@@ -8,6 +8,9 @@
 //! instead. If neither is set, everything goes to the kernel. Ids tell the worlds apart: ours have
 //! bit 30, and their region's number.
 //!
+//! Semaphores (`sem_t`), mutexes and the like that a program keeps in a segment reach other kernels
+//! too: [`posix`].
+//!
 //! Linked, it serves the same calls also under names of its own: see `include/vshmem.h`.
 //!
 //! Non-goals: static programs and system call instructions outside of the C library, which no
