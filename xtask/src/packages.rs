@@ -10,6 +10,9 @@ use crate::cargo::quiet;
 /// Compiler and tools for every build.
 pub const BUILD: &[&str] = &["build-essential", "util-linux"];
 
+/// What sets limits in the tests of `/proc`.
+pub const PROC: &[&str] = &["procps", "python3"];
+
 /// What guests need: the machine, a kernel to boot and headers for the module.
 pub const GUESTS: &[&str] = &[
     "qemu-system-x86",

@@ -104,8 +104,18 @@ fn sanitizers() -> Result<Count> {
 
 fn conformance() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::PROC)?;
     let mut both = cargo(["test", "-p", "vshmem-tests", "--no-fail-fast"]);
-    libtest(both.args(["--test", "conformance", "--test", "regions", "--test", "unwind"]))
+    libtest(both.args([
+        "--test",
+        "conformance",
+        "--test",
+        "regions",
+        "--test",
+        "unwind",
+        "--test",
+        "proc",
+    ]))
 }
 
 fn oracle() -> Result<Count> {
@@ -133,5 +143,6 @@ fn users() -> Result<Count> {
 fn vm() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::GUESTS)?;
+    packages::ensure(packages::PROC)?;
     libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "vm"]))
 }

@@ -126,8 +126,11 @@ unsafe fn flushed(
 ) -> Result<(), ()> {
     // SAFETY: as the caller promises.
     let rc = unsafe { real::fflush(stream) };
+    let errno = global::errno();
     // SAFETY: as the caller promises.
     let fd = unsafe { libc::fileno(stream) };
+    // A stream without a descriptor says so.
+    global::set_errno(errno);
     if settle(fd).is_err() {
         /// `_IO_ERR_SEEN`, which programs test without a call.
         const ERROR: c_int = 0x20;

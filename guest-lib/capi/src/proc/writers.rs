@@ -20,12 +20,16 @@ const MOST: usize = 4096;
 
 struct Slot {
     fd: AtomicI32,
+    /// The memfd's inode: duplicates have the same.
+    inode: AtomicU64,
     /// Hash of what the memfd held when it was settled last.
     clean: AtomicU64,
 }
 
 static TABLE: [Slot; SLOTS] =
-    [const { Slot { fd: AtomicI32::new(NONE), clean: AtomicU64::new(0) } }; SLOTS];
+    [const { Slot { fd: AtomicI32::new(NONE), inode: NUL, clean: NUL } }; SLOTS];
+#[allow(clippy::declare_interior_mutable_const, reason = "a beginning")]
+const NUL: AtomicU64 = AtomicU64::new(0);
 /// Slots in use.
 static USED: AtomicU32 = AtomicU32::new(0);
 /// The process whose table it is.
@@ -68,12 +72,21 @@ fn enter(fd: c_int, clean: u64) -> Result<()> {
     for slot in &TABLE {
         let taken = slot.fd.compare_exchange(NONE, fd, Ordering::Relaxed, Ordering::Relaxed);
         if taken.is_ok() {
+            slot.inode.store(inode(fd), Ordering::Relaxed);
             slot.clean.store(clean, Ordering::Relaxed);
             USED.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
     }
     Err(failed(libc::EMFILE))
+}
+
+fn inode(fd: c_int) -> u64 {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: room for the result; a bad descriptor is an error.
+    unsafe { libc::syscall(libc::SYS_fstat, fd, stat.as_mut_ptr()) };
+    // SAFETY: zeroed, then filled by the call.
+    unsafe { stat.assume_init() }.st_ino
 }
 
 fn find(fd: c_int) -> Option<&'static Slot> {
@@ -141,10 +154,9 @@ fn renew(slot: &Slot, fd: c_int, file: File) -> Result<()> {
         _ => String::new(),
     };
     make::fill(fd, &text)?;
-    let (old, new) = (slot.clean.load(Ordering::Relaxed), hash(text.as_bytes()));
-    // Duplicates share the memfd.
-    for slot in &TABLE {
-        let _ = slot.clean.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
+    let inode = slot.inode.load(Ordering::Relaxed);
+    for same in TABLE.iter().filter(|s| s.inode.load(Ordering::Relaxed) == inode) {
+        same.clean.store(hash(text.as_bytes()), Ordering::Relaxed);
     }
     Ok(())
 }

@@ -85,13 +85,19 @@ pub fn ints(
     })
 }
 
-/// Unsigned numbers of the size of a long; negative ones change nothing and are no error.
+/// Unsigned numbers of the size of a long. (Kernels before 6.6 pass over negative ones in silence.)
 pub fn longs(
     text: &[u8],
     most: usize,
     mut put: impl FnMut(usize, u64) -> Result<()>,
 ) -> Result<usize> {
-    each(text, most, |i, negative, amount| if negative { Ok(()) } else { put(i, amount) })
+    each(
+        text,
+        most,
+        |i, negative, amount| {
+            if negative { Err(Errno::EINVAL.into()) } else { put(i, amount) }
+        },
+    )
 }
 
 #[cfg(test)]
@@ -137,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn longs_take_all_their_bits_and_pass_over_negative_ones() {
+    fn longs_take_all_their_bits_and_no_sign() {
         let read = |text: &str| {
             let mut got = None;
             let taken = longs(text.as_bytes(), 1, |_, n| {
@@ -148,6 +154,6 @@ mod tests {
         };
         assert_eq!(read("18446744073709551615\n"), (Some(u64::MAX), Ok(21)));
         assert_eq!(read("18446744073709551616"), (None, INVALID));
-        assert_eq!(read("-1\n"), (None, Ok(3)));
+        assert_eq!(read("-1\n"), (None, INVALID));
     }
 }
