@@ -24,7 +24,8 @@
  * Every call behaves, and sets errno, as the System V call it is named after,
  * and also fails with
  *
- *     ENOSYS  no endpoint answers (a message on stderr says which and why)
+ *     ENOSYS  no endpoint answers, or the rules cannot be kept (a message on
+ *             stderr says which and why)
  *     EACCES  the endpoint refused this user
  *     ENOMEM  all of the region's lanes are in use
  *     EIO     the region is corrupt
@@ -52,7 +53,9 @@ struct timespec;
  * Attaches the process to a region of this machine's endpoint; with NULL, to
  * the one that the environment variable VSHMEM_SOCKET names, else to the
  * user's default one. 0, or -1 and errno; EALREADY if the process is attached,
- * or was told by VSHMEM_SOCKET where to and has made a call.
+ * or was told by VSHMEM_SOCKET where to and has made a call. VSHMEM_RULES may
+ * lead some keys to other regions, or to the kernel (see `vshmem run --help`);
+ * this region is the `default` of those rules.
  */
 int vshmem_attach(const char *region);
 
