@@ -119,8 +119,8 @@ unsafe fn ours(number: c_long, args: [usize; 6]) -> c_long {
     unsafe {
         match number {
             libc::SYS_shmget => shm::shmget(int(a), b, int(c)).into(),
-            libc::SYS_shmat => shm::shmat(int(a), at(b), int(c)).expose_provenance() as c_long,
-            libc::SYS_shmdt => shm::shmdt(at(a)).into(),
+            libc::SYS_shmat => shm::attach(int(a), at(b), int(c)).expose_provenance() as c_long,
+            libc::SYS_shmdt => shm::detach(at(a)).into(),
             libc::SYS_shmctl => shm::shmctl(int(a), int(b), at(c)).into(),
             libc::SYS_semget => sem::semget(int(a), int(b), int(c)).into(),
             libc::SYS_semop => sem::semop(int(a), at(b), unsigned(c)).into(),
@@ -130,14 +130,15 @@ unsafe fn ours(number: c_long, args: [usize; 6]) -> c_long {
             libc::SYS_msgsnd => msg::msgsnd(int(a), at(b), c, int(d)).into(),
             libc::SYS_msgrcv => msg::msgrcv(int(a), at(b), c, d as c_long, int(e)) as c_long,
             libc::SYS_msgctl => msg::msgctl(int(a), int(b), at(c)).into(),
-            libc::SYS_mmap => space::mmap(at(a), b, int(c), int(d), int(e), f as i64)
-                .expose_provenance() as c_long,
-            libc::SYS_munmap => space::munmap(at(a), b).into(),
+            libc::SYS_mmap => {
+                space::map(at(a), b, int(c), int(d), int(e), f as i64).expose_provenance() as c_long
+            }
+            libc::SYS_munmap => space::unmap(at(a), b).into(),
             libc::SYS_mprotect => space::mprotect(at(a), b, int(c)).into(),
             libc::SYS_mremap => {
-                space::mremap(at(a), b, c, int(d), at(e)).expose_provenance() as c_long
+                space::remap(at(a), b, c, int(d), at(e)).expose_provenance() as c_long
             }
-            libc::SYS_madvise => space::madvise(at(a), b, int(c)).into(),
+            libc::SYS_madvise => space::advise(at(a), b, int(c)).into(),
             libc::SYS_mlock => space::mlock(at(a), b).into(),
             libc::SYS_mlock2 => space::mlock2(at(a), b, int(c)).into(),
             libc::SYS_munlock => space::munlock(at(a), b).into(),

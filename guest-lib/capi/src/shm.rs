@@ -27,6 +27,14 @@ pub extern "C-unwind" fn shmget(key: key_t, size: size_t, flags: c_int) -> c_int
 /// With SHM_REMAP, nothing may rely on what is mapped at `at`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn shmat(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
+    // SAFETY: as the caller promises.
+    unsafe { attach(id, at, flags) }
+}
+
+/// # Safety
+/// As [`shmat`].
+#[inline(always)]
+pub(crate) unsafe fn attach(id: c_int, at: *const c_void, flags: c_int) -> *mut c_void {
     let failed = ptr::without_provenance_mut(usize::MAX);
     match by_id(id) {
         Some(s) => {
@@ -63,6 +71,14 @@ fn placement(at: usize, flags: c_int) -> Result<Placement> {
 /// Nothing may rely on the segment attached at `at`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn shmdt(at: *const c_void) -> c_int {
+    // SAFETY: as the caller promises.
+    unsafe { detach(at) }
+}
+
+/// # Safety
+/// As [`shmdt`].
+#[inline(always)]
+pub(crate) unsafe fn detach(at: *const c_void) -> c_int {
     // SAFETY: as the caller promises.
     match answer(|| unsafe { AddressSpace::detach(at.expose_provenance()) }) {
         Ok(true) => 0,

@@ -1,6 +1,10 @@
 //! The calls that change what is mapped where. The kernel counts the mappings of a segment; so do
 //! we, where one is attached. Elsewhere (memory is unmapped and protected all day long) it is two
 //! comparisons on the way to the kernel.
+//!
+//! Libraries for message passing overwrite the code of some of these functions, and of `shmat` and
+//! `shmdt`, with a jump to their own, which then makes the call by number. So [`raw`](crate::raw)
+//! must not come here again: what it shares with the functions that have C's names is inlined.
 
 use crate::raw::{kernel, result};
 use libc::{c_int, c_void, off_t, size_t};
@@ -17,6 +21,14 @@ fn address(rc: libc::c_long) -> *mut c_void {
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
+    // SAFETY: as the caller promises.
+    unsafe { unmap(at, len) }
+}
+
+/// # Safety
+/// As [`munmap`].
+#[inline(always)]
+pub(crate) unsafe fn unmap(at: *mut c_void, len: size_t) -> c_int {
     if AddressSpace::touches(at.addr(), len) {
         // SAFETY: as the caller promises.
         return result(unsafe { AddressSpace::unmap(at.expose_provenance(), len) }) as c_int;
@@ -31,6 +43,21 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmap(
+    at: *mut c_void,
+    len: size_t,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    // SAFETY: as the caller promises.
+    unsafe { map(at, len, protection, flags, fd, offset) }
+}
+
+/// # Safety
+/// As [`mmap`].
+#[inline(always)]
+pub(crate) unsafe fn map(
     at: *mut c_void,
     len: size_t,
     protection: c_int,
@@ -62,7 +89,7 @@ pub unsafe extern "C" fn mmap64(
     offset: off_t,
 ) -> *mut c_void {
     // SAFETY: as the caller promises.
-    unsafe { mmap(at, len, protection, flags, fd, offset) }
+    unsafe { map(at, len, protection, flags, fd, offset) }
 }
 
 /// `mremap(2)`. Variadic in C: the last is there with some flags only.
@@ -71,6 +98,20 @@ pub unsafe extern "C" fn mmap64(
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mremap(
+    at: *mut c_void,
+    old: size_t,
+    new: size_t,
+    flags: c_int,
+    to: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: as the caller promises.
+    unsafe { remap(at, old, new, flags, to) }
+}
+
+/// # Safety
+/// As [`mremap`].
+#[inline(always)]
+pub(crate) unsafe fn remap(
     at: *mut c_void,
     old: size_t,
     new: size_t,
@@ -108,6 +149,14 @@ pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_in
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) -> c_int {
+    // SAFETY: as the caller promises.
+    unsafe { advise(at, len, advice) }
+}
+
+/// # Safety
+/// As [`madvise`].
+#[inline(always)]
+pub(crate) unsafe fn advise(at: *mut c_void, len: size_t, advice: c_int) -> c_int {
     if AddressSpace::touches(at.addr(), len) {
         let at = at.expose_provenance();
         // SAFETY: as the caller promises.
