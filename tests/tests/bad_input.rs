@@ -337,6 +337,22 @@ fn a_mutex_that_cannot_reach_other_kernels_is_named_once() {
 }
 
 #[test]
+fn without_free_descriptors_a_program_is_told_so() {
+    let world = World::new("16M", "");
+    let daemon = world.serve();
+    for limit in [4, 5] {
+        let script = format!("ulimit -n {limit}; exec ipcmk -S 1");
+        let mut command = world.session.vshmem();
+        command.args(["run", "--region", "r", "--", "sh", "-c", &script]);
+        let outcome = run(&mut command, LIMIT).unwrap();
+        assert_ne!(outcome.end, "exit 0", "{outcome:?}");
+        let told = "no free file descriptors";
+        assert!(outcome.stderr.contains(told), "limit {limit}: {outcome:?}");
+    }
+    end(daemon, &world);
+}
+
+#[test]
 fn an_agent_where_there_is_no_device_says_what_is_missing() {
     if Path::new("/dev/vshmem0").exists() {
         eprintln!("this machine has a region's device: nothing to refuse");

@@ -170,6 +170,12 @@ pub unsafe extern "C-unwind" fn msgctl(id: c_int, command: c_int, arg: *mut Msqi
     }
 }
 
+/// What this process is shown of an object.
+fn shown(s: &Session, stat: msg::QueueStat) -> MsqidDs {
+    let perm = s.perm_inside(stat.perm);
+    msg::QueueStat { perm, ..stat }.into()
+}
+
 /// # Safety
 /// As [`msgctl`].
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> Result<c_int> {
@@ -182,19 +188,20 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut MsqidDs) -> 
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| msg::stat(r, on, c, id))?;
             // SAFETY: the caller's structure.
-            unsafe { user::put(at, &MsqidDs::from(stat)) }.map(done)
+            unsafe { user::put(at, &shown(s, stat)) }.map(done)
         }
         cmd::MSG_STAT | cmd::MSG_STAT_ANY => {
             let any = command == cmd::MSG_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| msg::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { user::put(at, &MsqidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(at, &shown(s, stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
             let ds: MsqidDs = unsafe { user::get(at) }?;
             let p = ds.perm;
-            s.call(|r, on, c| msg::set(r, on, c, id, p.uid, p.gid, p.mode, ds.qbytes)).map(done)
+            let (uid, gid) = s.ids_outside(p.uid, p.gid);
+            s.call(|r, on, c| msg::set(r, on, c, id, uid, gid, p.mode, ds.qbytes)).map(done)
         }
         cmd::IPC_RMID => s.call(|r, on, c| msg::remove(r, on, c, id)).map(done),
         cmd::IPC_INFO | cmd::MSG_INFO => {

@@ -207,6 +207,46 @@ macro_rules! changes_credentials {
     )*};
 }
 
+/// Which user name space the process is in.
+fn user_namespace() -> u64 {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: a string with its end, and room for the result.
+    unsafe { libc::stat(c"/proc/self/ns/user".as_ptr(), stat.as_mut_ptr()) };
+    // SAFETY: zeros are valid.
+    unsafe { stat.assume_init() }.st_ino
+}
+
+/// Runs `call`, which may change the name spaces, and tells the sessions of another user name space.
+fn changing_namespaces(flags: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    // No flags: whatever the descriptor is of.
+    if flags != 0 && flags & libc::CLONE_NEWUSER == 0 {
+        return call();
+    }
+    let errno = global::errno();
+    let before = user_namespace();
+    global::each(vshmem::Session::user_namespace_changes);
+    global::set_errno(errno);
+    let rc = call();
+    let errno = global::errno();
+    if rc == 0 && user_namespace() != before {
+        global::each(vshmem::Session::user_namespace_changed);
+    }
+    global::set_errno(errno);
+    rc
+}
+
+/// `unshare`.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn unshare(flags: c_int) -> c_int {
+    changing_namespaces(flags, || next!(unshare(flags: c_int) -> c_int))
+}
+
+/// `setns`.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn setns(fd: c_int, kind: c_int) -> c_int {
+    changing_namespaces(kind, || next!(setns(fd: c_int, kind: c_int) -> c_int))
+}
+
 changes_credentials! {
     setuid(uid: uid_t);
     seteuid(uid: uid_t);

@@ -132,6 +132,12 @@ pub unsafe extern "C-unwind" fn semctl(
     }
 }
 
+/// What this process is shown of an object.
+fn shown(s: &Session, stat: sem::SetStat) -> SemidDs {
+    let perm = s.perm_inside(stat.perm);
+    sem::SetStat { perm, ..stat }.into()
+}
+
 /// # Safety
 /// As [`semctl`].
 unsafe fn control(
@@ -166,7 +172,7 @@ unsafe fn control(
             s.call(|r, on, c| sem::setall(r, on, c, id, &values)).map(done)
         }
         cmd::IPC_STAT => {
-            let ds = SemidDs::from(s.call(|r, on, c| sem::stat(r, on, c, id))?);
+            let ds = shown(s, s.call(|r, on, c| sem::stat(r, on, c, id))?);
             // SAFETY: the caller's structure.
             unsafe { user::put(arg as usize, &ds) }.map(done)
         }
@@ -174,13 +180,14 @@ unsafe fn control(
             let any = command == cmd::SEM_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| sem::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { user::put(arg as usize, &SemidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(arg as usize, &shown(s, stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
             let ds: SemidDs = unsafe { user::get(arg as usize) }?;
             let p = ds.perm;
-            s.call(|r, on, c| sem::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
+            let (uid, gid) = s.ids_outside(p.uid, p.gid);
+            s.call(|r, on, c| sem::set(r, on, c, id, uid, gid, p.mode)).map(done)
         }
         cmd::IPC_RMID => s.call(|r, on, c| sem::remove(r, on, c, id)).map(done),
         cmd::IPC_INFO | cmd::SEM_INFO => {

@@ -104,6 +104,12 @@ pub unsafe extern "C-unwind" fn shmctl(id: c_int, command: c_int, arg: *mut Shmi
     }
 }
 
+/// What this process is shown of an object.
+fn shown(s: &Session, stat: shm::SegStat) -> ShmidDs {
+    let perm = s.perm_inside(stat.perm);
+    shm::SegStat { perm, ..stat }.into()
+}
+
 /// # Safety
 /// As [`shmctl`].
 unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> Result<c_int> {
@@ -116,19 +122,20 @@ unsafe fn control(s: &Session, id: c_int, command: c_int, arg: *mut ShmidDs) -> 
         cmd::IPC_STAT => {
             let stat = s.call(|r, on, c| shm::stat(r, on, c, id))?;
             // SAFETY: the caller's structure.
-            unsafe { user::put(at, &ShmidDs::from(stat)) }.map(done)
+            unsafe { user::put(at, &shown(s, stat)) }.map(done)
         }
         cmd::SHM_STAT | cmd::SHM_STAT_ANY => {
             let any = command == cmd::SHM_STAT_ANY;
             let (found, stat) = s.call(|r, on, c| shm::stat_index(r, on, c, id, any))?;
             // SAFETY: the caller's structure.
-            unsafe { user::put(at, &ShmidDs::from(stat)) }.map(|()| found)
+            unsafe { user::put(at, &shown(s, stat)) }.map(|()| found)
         }
         cmd::IPC_SET => {
             // SAFETY: the caller's structure.
             let ds: ShmidDs = unsafe { user::get(at) }?;
             let p = ds.perm;
-            s.call(|r, on, c| shm::set(r, on, c, id, p.uid, p.gid, p.mode)).map(done)
+            let (uid, gid) = s.ids_outside(p.uid, p.gid);
+            s.call(|r, on, c| shm::set(r, on, c, id, uid, gid, p.mode)).map(done)
         }
         cmd::IPC_RMID => s.call(|r, on, c| shm::remove(r, on, c, id)).map(done),
         cmd::SHM_LOCK | cmd::SHM_UNLOCK => {

@@ -2,9 +2,9 @@
 //!
 //! The kernel counts mappings, not calls of `shmat`: a hole in the middle makes two of one, and so
 //! does changing the protection, or an advice, of a piece. What has the same flags again grows
-//! together only by moving a boundary: no mapping of a segment is ever taken away by a merge, since
-//! its end is an event (`vm_ops->close`). This is that book-keeping, for Linux 6.5 and later; what
-//! is mapped in truth is another matter.
+//! together only by moving a boundary, and on newer kernels only ([`Merges`]): no mapping of a segment
+//! is ever taken away by a merge, since its end is an event (`vm_ops->close`). This is that
+//! book-keeping; what is mapped in truth is another matter.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -22,6 +22,28 @@ pub(crate) mod flags {
     pub const NO_HUGE: u32 = 1 << 8;
     pub const LOCKED: u32 = 1 << 9;
     pub const ON_FAULT: u32 = 1 << 10;
+}
+
+/// Which neighbours of a piece that becomes like them take it over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Merges {
+    /// None: Linux before 6.4 merges no mapping whose end is an event.
+    None,
+    /// The one before it: before 6.12.
+    Before,
+    /// Either.
+    Both,
+}
+
+impl Merges {
+    /// Those of a kernel of this version.
+    pub fn of(release: (u32, u32)) -> Self {
+        match release {
+            (0..6, _) | (6, ..4) => Self::None,
+            (6, ..12) => Self::Before,
+            _ => Self::Both,
+        }
+    }
 }
 
 /// Names one `shmat`: mappings of different ones never merge, even of one segment.
@@ -52,11 +74,12 @@ pub(crate) struct Areas<S> {
     all: BTreeMap<usize, Area<S>>,
     /// What happened since it was last asked.
     events: Vec<(S, Event)>,
+    pub merges: Merges,
 }
 
 impl<S: Source> Areas<S> {
     pub const fn new() -> Self {
-        Self { all: BTreeMap::new(), events: Vec::new() }
+        Self { all: BTreeMap::new(), events: Vec::new(), merges: Merges::Both }
     }
 
     pub fn events(&mut self) -> Vec<(S, Event)> {
@@ -154,6 +177,7 @@ impl<S: Source> Areas<S> {
         let left = || self.all.range(..start).next_back().map(|(from, area)| (*from, area));
         if whole_left
             && !whole_right
+            && self.merges != Merges::None
             && let Some((from, before)) = left()
             && Self::continues(before, from, &new, start)
         {
@@ -163,6 +187,7 @@ impl<S: Source> Areas<S> {
             }
         } else if whole_right
             && !whole_left
+            && self.merges == Merges::Both
             && self.all.get(&end).is_some_and(|next| Self::continues(&new, start, next, end))
         {
             if let Some(area) = self.all.get_mut(&at) {
@@ -189,7 +214,7 @@ impl<S: Source> Areas<S> {
 
     /// A new mapping where nothing is; with `merge`, a neighbour that it continues grows instead.
     pub fn add(&mut self, from: usize, area: Area<S>, merge: bool) {
-        if merge {
+        if merge && self.merges != Merges::None {
             let before = self.all.range(..from).next_back();
             let before = before.filter(|(at, b)| Self::continues(b, **at, &area, from));
             if let Some(at) = before.map(|(at, _)| *at) {
@@ -198,7 +223,8 @@ impl<S: Source> Areas<S> {
                 }
                 return;
             }
-            if self.all.get(&area.to).is_some_and(|n| Self::continues(&area, from, n, area.to)) {
+            let next = self.all.get(&area.to).filter(|_| self.merges == Merges::Both);
+            if next.is_some_and(|n| Self::continues(&area, from, n, area.to)) {
                 if let Some(mut next) = self.all.remove(&area.to) {
                     next.offset = area.offset;
                     self.all.insert(from, next);
@@ -290,6 +316,21 @@ mod tests {
         areas.change(0, 99, |_| 3);
         assert_eq!(seen(&areas), [(10, 13, 0, 3), (13, 15, 3, 3), (15, 20, 5, 3)]);
         assert_eq!(balance(&mut areas), 0);
+    }
+
+    #[test]
+    fn older_kernels_move_fewer_boundaries() {
+        for (release, expected) in
+            [((5, 10), 2), ((6, 1), 2), ((6, 4), 1), ((6, 11), 1), ((6, 12), 0), ((7, 0), 0)]
+        {
+            let mut areas = one(10, 20);
+            areas.merges = Merges::of(release);
+            areas.change(12, 16, |_| 1);
+            assert_eq!(balance(&mut areas), 2);
+            areas.change(12, 13, |_| 3);
+            areas.change(15, 16, |_| 3);
+            assert_eq!(balance(&mut areas), expected, "{release:?}");
+        }
     }
 
     #[test]

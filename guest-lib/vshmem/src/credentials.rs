@@ -4,7 +4,7 @@ use crate::keeper::Rights;
 use crate::sys;
 use std::sync::OnceLock;
 use vshmem_core::task::{Identity, TaskId};
-use vshmem_sysv::Caller;
+use vshmem_sysv::{Caller, Perm};
 
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_IPC_OWNER: u32 = 15;
@@ -50,7 +50,56 @@ fn translate(spans: &[Span], id: u32) -> u32 {
     spans.iter().find_map(of).unwrap_or(OVERFLOW)
 }
 
+/// The id inside that reads as `id` outside.
+fn back(spans: &[Span], id: u32) -> u32 {
+    if spans.is_empty() {
+        return id;
+    }
+    let of = |s: &Span| {
+        let n = id.checked_sub(s.outside).filter(|n| *n < s.count)?;
+        s.inside.checked_add(n)
+    };
+    spans.iter().find_map(of).unwrap_or(OVERFLOW)
+}
+
+/// The id outside of `id`; what names nobody, where there is none.
+fn named(spans: &[Span], id: u32) -> u32 {
+    let inside = |s: &Span| id.checked_sub(s.inside).is_some_and(|n| n < s.count);
+    if spans.is_empty() || spans.iter().any(inside) { translate(spans, id) } else { u32::MAX }
+}
+
+/// Of a name space whose ids are not written down yet, and which has no names for anybody.
+const UNWRITTEN: Span = Span { inside: 0, outside: 0, count: 0 };
+
 impl Ids {
+    /// As [`Ids::read`] for a process that has changed its user name space: nobody has a name there
+    /// until somebody says so.
+    pub fn of_new() -> Self {
+        let Self { mut users, mut groups } = Self::read();
+        for spans in [&mut users, &mut groups] {
+            if spans.is_empty() {
+                spans.push(UNWRITTEN);
+            }
+        }
+        Self { users, groups }
+    }
+
+    /// How ids of the region read inside.
+    pub fn inside(&self, perm: Perm) -> Perm {
+        Perm {
+            uid: back(&self.users, perm.uid),
+            gid: back(&self.groups, perm.gid),
+            cuid: back(&self.users, perm.cuid),
+            cgid: back(&self.groups, perm.cgid),
+            ..perm
+        }
+    }
+
+    /// The region's ids of a user and a group; -1 for one that has none, which is refused.
+    pub fn outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (named(&self.users, uid), named(&self.groups, gid))
+    }
+
     /// Read from `/proc`; where that is missing, ids are taken as they are.
     pub fn read() -> Self {
         let read = |path| parse(&String::from_utf8_lossy(&sys::read(path)));
@@ -59,7 +108,7 @@ impl Ids {
 
     /// Whether this is the initial namespace, or one that changes nothing: elsewhere root has no
     /// powers over objects that outsiders share.
-    fn is_identity(&self) -> bool {
+    pub fn is_identity(&self) -> bool {
         let plain = |spans: &[Span]| spans.iter().all(|s| s.inside == s.outside && s.count > 65536);
         plain(&self.users) && plain(&self.groups)
     }
@@ -94,6 +143,40 @@ pub(crate) fn caller(task: TaskId, who: Identity, ids: &Ids) -> Caller {
     let (uid, gid) = sys::effective();
     let rights = Rights { uid, gid, groups: sys::groups(), capabilities: capabilities() };
     translated(task, who, &rights, ids)
+}
+
+impl Rights {
+    /// The process's own, with its ids as they read outside and without powers.
+    pub(crate) fn of_caller(ids: &Ids) -> Self {
+        let (uid, gid) = sys::effective();
+        let (users, groups) = (&ids.users, &ids.groups);
+        Self {
+            uid: translate(users, uid),
+            gid: translate(groups, gid),
+            groups: sys::groups().into_iter().map(|g| translate(groups, g)).collect(),
+            capabilities: 0,
+        }
+    }
+}
+
+/// The caller `now` after it has changed its user name space: who it is stays; what it is called
+/// inside may only be known later. Its powers are over that name space.
+pub(crate) fn moved(now: &Caller, was: &Rights, ids: &Ids) -> Caller {
+    let (uid, gid) = sys::effective();
+    // An id that has a name is what that says; another is what it was.
+    let known = |spans: &[Span], id, was| match named(spans, id) {
+        u32::MAX => was,
+        id => id,
+    };
+    Caller {
+        uid: known(&ids.users, uid, was.uid),
+        gid: known(&ids.groups, gid, was.gid),
+        groups: was.groups.clone(),
+        ipc_owner: false,
+        sys_admin: false,
+        sys_resource: false,
+        ..now.clone()
+    }
 }
 
 /// The caller that somebody else is, of whom this process knows the rights.
@@ -143,7 +226,12 @@ mod tests {
         assert_eq!(translate(&spans, 65_535), 165_535);
         assert_eq!(translate(&spans, 65_536), 5);
         assert_eq!(translate(&spans, 70_000), OVERFLOW);
-        assert!(!Ids { users: spans.clone(), groups: spans }.is_identity());
+        assert!(!Ids { users: spans.clone(), groups: spans.clone() }.is_identity());
+        assert_eq!(back(&spans, 100_007), 7);
+        assert_eq!(back(&spans, 7), OVERFLOW);
+        assert_eq!(named(&spans, 65_536), 5);
+        assert_eq!(named(&spans, 70_000), u32::MAX);
+        assert_eq!((back(&[UNWRITTEN], 0), named(&[UNWRITTEN], 0)), (OVERFLOW, u32::MAX));
         let plain = parse("         0          0 4294967295\n");
         assert_eq!(translate(&plain, 1000), 1000);
         assert!(Ids { users: plain.clone(), groups: plain }.is_identity());

@@ -20,6 +20,12 @@ pub enum Error {
         /// Why not.
         cause: io::Error,
     },
+    /// There is no room for the descriptors the endpoint gives.
+    #[error("no free file descriptors to attach through {}: this process may have more (ulimit -n), or close some; attaching takes four", .socket.display())]
+    Descriptors {
+        /// The endpoint's socket.
+        socket: PathBuf,
+    },
     /// The endpoint said no.
     #[error("the vshmem endpoint at {} refused: {text}", .socket.display())]
     Refused {
@@ -92,7 +98,7 @@ impl Error {
     /// | the call itself | the kernel's for that case; `EIO` for a corrupt region |
     /// | no endpoint, or a strange one; rules or regions that cannot be | `ENOSYS`: there is no System V IPC here |
     /// | refused | what the endpoint said, `EACCES` as a rule |
-    /// | no lanes, no memory | `ENOMEM` |
+    /// | no lanes, no memory, no descriptors | `ENOMEM` |
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
@@ -103,7 +109,9 @@ impl Error {
             | Self::Rules(_)
             | Self::SameNumber { .. } => libc::ENOSYS,
             Self::Refused { status, .. } => i32::try_from(*status).unwrap_or(libc::EACCES),
-            Self::Map { .. } | Self::Lanes(_) | Self::Sessions(_) => libc::ENOMEM,
+            Self::Descriptors { .. } | Self::Map { .. } | Self::Lanes(_) | Self::Sessions(_) => {
+                libc::ENOMEM
+            }
             Self::Segment(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
         }
     }

@@ -57,7 +57,11 @@ impl Link {
     }
 
     fn no_endpoint(&self, cause: io::Error) -> Error {
-        Error::NoEndpoint { socket: self.socket.clone(), cause }
+        let socket = self.socket.clone();
+        match cause.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Error::Descriptors { socket },
+            _ => Error::NoEndpoint { socket, cause },
+        }
     }
 
     /// Notes whether it was patience that ran out.
@@ -286,6 +290,10 @@ fn receive(raw: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     }
     if n == 0 {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+    }
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        // The kernel leaves out what there is no number for.
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     bytes.truncate(n);
     Ok((bytes, fds))

@@ -5,7 +5,7 @@
 //! in the region with it ([`Table`]). Everybody else asks [`whereabouts`], which is told of every
 //! change.
 
-use crate::areas::{Area, Areas, Event, Source, flags};
+use crate::areas::{Area, Areas, Event, Merges, Source, flags};
 use crate::error::Result;
 use crate::interrupt;
 use crate::link::Way;
@@ -178,6 +178,7 @@ pub(crate) fn attach(
     place: Placement,
 ) -> Result<(*mut u8, usize)> {
     let mut table = Table::lock();
+    table.merges = Merges::of(sys::release());
     // A process in the memory of one that is not attached: nobody would answer for it.
     let caller = shared.attacher(seat).ok_or(Errno::ENOMEM)?;
     let mut entered = shared.lanes.enter(seat)?;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::fd::FileId;
 use crate::fork;
 use crate::interrupt;
-use crate::keeper;
+use crate::keeper::{self, Rights};
 use crate::lanes::Lanes;
 use crate::link::{self, Link, Way};
 use crate::lock::Lock;
@@ -18,13 +18,13 @@ use crate::sys;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use vshmem_core::attach::{Op, Request};
 use vshmem_core::layout::{Table, task};
 use vshmem_core::mem::Mem;
 use vshmem_core::task::{Identity, Owner, TaskId};
 use vshmem_core::{Lane, Region};
-use vshmem_sysv::{Caller, reap};
+use vshmem_sysv::{Caller, Perm, reap};
 
 /// What one process has in the region. Kept until its session ends, also over forks: an
 /// interrupted call may still use it.
@@ -62,6 +62,12 @@ impl Seat {
     pub fn lanes<'a>(&'a self, lanes: &'a Lanes) -> &'a Lanes {
         // SAFETY: they live as long as the session, and so as the seat.
         self.own_lanes.map_or(lanes, |own| unsafe { own.as_ref() })
+    }
+
+    /// Before anybody knows of the seat.
+    fn set_caller(&mut self, caller: Caller) {
+        // SAFETY: made by `Box`, and used by nobody.
+        *unsafe { &mut **self.caller.get_mut() } = caller;
     }
 
     /// Whether the process is still the one that took the seat.
@@ -135,6 +141,10 @@ pub(crate) struct State {
     /// The mapping, and the file it is of.
     span: Option<(Arc<Span>, FileId)>,
     ids: Option<Ids>,
+    /// Who the process was before it went to another user name space.
+    was: Option<Rights>,
+    /// Whether it did.
+    moved: bool,
     /// Whether this belongs to a process in another's memory.
     is_guest: bool,
     pub company: Company,
@@ -150,6 +160,8 @@ pub(crate) struct Shared {
     pub state: Lock<State>,
     pub link: Arc<Lock<Link>>,
     pub lanes: Lanes,
+    /// Whether ids read otherwise in this process than in the region.
+    pub renames: AtomicBool,
 }
 
 /// A process's membership in a region, through its kernel's endpoint.
@@ -305,6 +317,30 @@ impl Session {
         self.shared.credentials_changed();
     }
 
+    /// To be called before the process goes to another user name space: there it may not be able to
+    /// tell any more who it is.
+    pub fn user_namespace_changes(&self) {
+        self.shared.user_namespace_changes();
+    }
+
+    /// Tells that it went, after [`Session::user_namespace_changes`].
+    pub fn user_namespace_changed(&self) {
+        self.shared.user_namespace_changed();
+    }
+
+    /// `perm` as this process's user name space has it: an id without a name there reads as 65534.
+    #[must_use]
+    pub fn perm_inside(&self, perm: Perm) -> Perm {
+        self.shared.renamed(|ids| ids.inside(perm)).unwrap_or(perm)
+    }
+
+    /// The region's ids of a user and a group of this process's user name space; -1 for an id that
+    /// has none, with which `IPC_SET` fails as it should.
+    #[must_use]
+    pub fn ids_outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        self.shared.renamed(|ids| ids.outside(uid, gid)).unwrap_or((uid, gid))
+    }
+
     /// Has a child of this process that is known to be dead reaped, and waits until it is: what it
     /// held is released when this returns, as it is when the kernel's `waitpid` returns. Costs
     /// nothing in a process that is not attached.
@@ -374,6 +410,7 @@ impl Shared {
             state: Lock::new(state),
             link: Arc::new(Lock::new(Link::new(socket))),
             lanes: Lanes::new().map_err(failed)?,
+            renames: AtomicBool::new(false),
         })
     }
 
@@ -484,8 +521,16 @@ impl Shared {
         // The endpoint is trusted, yet a mistaken slot would undo somebody else's work.
         region.element(Table::Tasks, id.index)?;
         state.span = file.map(|file| (span, file));
-        let ids = state.ids.get_or_insert_with(Ids::read);
-        let mut seat = Seat::new(region, id, reply.peer, ids);
+        // A child may have been made in another name space.
+        let ids = if state.moved { Ids::of_new() } else { Ids::read() };
+        self.renames.store(state.moved || !ids.is_identity(), Ordering::Relaxed);
+        let mut seat = Seat::new(region, id, reply.peer, &ids);
+        if state.moved
+            && let Some(was) = &state.was
+        {
+            seat.set_caller(credentials::moved(seat.caller(), was, &ids));
+        }
+        state.ids = Some(ids);
         seat.own_lanes = state.is_guest.then(|| ptr::NonNull::from(&self.lanes));
         let seat = self.take(&mut state, seat);
         drop(state);
@@ -530,15 +575,48 @@ impl Shared {
         self.link.lock().hang_up();
     }
 
+    /// What `f` makes of this process's view of ids; `None` where it is the region's.
+    pub fn renamed<T>(&self, f: impl FnOnce(&Ids) -> T) -> Option<T> {
+        if !self.renames.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut state = self.state.lock();
+        if state.moved {
+            // Whoever may has written them down meanwhile, perhaps.
+            state.ids = Some(Ids::of_new());
+        }
+        Some(f(state.ids.get_or_insert_with(Ids::read)))
+    }
+
+    pub fn user_namespace_changes(&self) {
+        let mut state = self.state.lock();
+        if !state.moved {
+            let ids = Ids::read();
+            state.was = Some(Rights::of_caller(&ids));
+        }
+    }
+
+    pub fn user_namespace_changed(&self) {
+        self.renames.store(true, Ordering::Relaxed);
+        self.state.lock().moved = true;
+        self.credentials_changed();
+    }
+
     pub fn credentials_changed(&self) {
         if self.seated().is_none() {
             return;
         }
         let mut state = self.state.lock();
-        let ids = state.ids.get_or_insert_with(Ids::read).clone();
+        if state.moved {
+            state.ids = Some(Ids::of_new());
+        }
+        let (ids, moved) = (state.ids.get_or_insert_with(Ids::read).clone(), state.moved);
         let Some(seat) = state.seat_of_caller(self) else { return };
         let now = seat.caller();
-        let new = credentials::caller(seat.task, now.who, &ids);
+        let new = match &state.was {
+            Some(was) if moved => credentials::moved(now, was, &ids),
+            _ => credentials::caller(seat.task, now.who, &ids),
+        };
         if credentials::same(now, &new) {
             return;
         }

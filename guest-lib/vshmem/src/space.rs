@@ -330,9 +330,10 @@ impl Remap {
         let Self { at, old, new, how, to, .. } = self;
         let fixed = how & libc::MREMAP_FIXED != 0;
         let stays = how & libc::MREMAP_DONTUNMAP != 0;
-        let room = self.area.to - at;
-        if (new > old || fixed || stays) && old.min(if fixed { new } else { old }) > room {
-            return Err(libc::EFAULT);
+        // A kernel before 6.17 unmaps the target before it looks.
+        let late = fixed && sys::release() < (6, 17);
+        if (new > old || fixed || stays) && !late {
+            self.check()?;
         }
         if !(fixed || stays) {
             if new > old {
@@ -351,9 +352,17 @@ impl Remap {
             // Moved onto itself, with nothing to move, it is gone; else it may be less than it was.
             let (from, area) = table.at(at).ok_or(libc::EFAULT)?;
             let now = Self { from, area: area.clone(), ..self };
+            now.check()?;
             return now.carry(table, Some(to));
         }
         self.carry(table, None)
+    }
+
+    /// What is to move must be one mapping.
+    fn check(&self) -> std::result::Result<(), c_int> {
+        let fixed = self.how & libc::MREMAP_FIXED != 0;
+        let moves = if fixed { self.old.min(self.new) } else { self.old };
+        if moves > self.area.to - self.at { Err(libc::EFAULT) } else { Ok(()) }
     }
 
     fn protection(&self) -> c_int {

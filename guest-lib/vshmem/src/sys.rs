@@ -9,6 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
+use std::sync::OnceLock;
 
 /// Makes a call that returns a number.
 macro_rules! call {
@@ -135,17 +136,20 @@ pub(crate) fn locks_without_limit() -> bool {
     effective().0 == 0 || (rc == 0 && limit.rlim_cur == libc::RLIM_INFINITY)
 }
 
-/// The kernel's version, as far as it is a number.
+/// The kernel's version, as far as it is a number. Asked once.
 pub(crate) fn release() -> (u32, u32) {
-    let mut name = MaybeUninit::<libc::utsname>::zeroed();
-    // SAFETY: room for the result.
-    let _ = unsafe { call!(SYS_uname, name.as_mut_ptr()) };
-    // SAFETY: zeroed, then filled by the call.
-    let name = unsafe { name.assume_init() };
-    let mut numbers = name.release.split(|c| !(*c as u8).is_ascii_digit()).map(|digits| {
-        digits.iter().fold(0u32, |n, c| n.wrapping_mul(10) + u32::from(*c as u8 - b'0'))
-    });
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    static RELEASE: OnceLock<(u32, u32)> = OnceLock::new();
+    *RELEASE.get_or_init(|| {
+        let mut name = MaybeUninit::<libc::utsname>::zeroed();
+        // SAFETY: room for the result.
+        let _ = unsafe { call!(SYS_uname, name.as_mut_ptr()) };
+        // SAFETY: zeroed, then filled by the call.
+        let name = unsafe { name.assume_init() };
+        let mut numbers = name.release.split(|c| !(*c as u8).is_ascii_digit()).map(|digits| {
+            digits.iter().fold(0u32, |n, c| n.wrapping_mul(10) + u32::from(*c as u8 - b'0'))
+        });
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    })
 }
 
 /// A file without a byte: touching a mapping of it is SIGBUS. With `read_only`, mappings of it

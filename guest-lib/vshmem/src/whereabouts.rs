@@ -96,22 +96,40 @@ impl Index {
     }
 
     fn search(&self, at: usize) -> Option<Range> {
-        loop {
-            // Acquire: pairs with the last store of `publish`.
-            let version = self.version.load(Ordering::Acquire);
-            if version & 1 == 0 {
-                let found = self.look(at);
-                // Acquire: pairs with the fence in `publish`: what was read of a newer table shows.
-                fence(Ordering::Acquire);
-                if self.version.load(Ordering::Relaxed) == version {
-                    return found;
-                }
+        let range = loop {
+            if let Some(found) = self.undisturbed(|| self.last_from(at)) {
+                break found?;
             }
             std::hint::spin_loop();
+        };
+        if at >= range.to {
+            return None;
         }
+        Some(Range { key: range.key.plus((at - range.from) as u64), ..range })
     }
 
-    fn look(&self, at: usize) -> Option<Range> {
+    /// Whether any range may meet `from..to`: while the table changes, the answer is yes.
+    fn meets(&self, from: usize, to: usize) -> bool {
+        let Some(last) = to.checked_sub(1) else { return false };
+        let found = self.undisturbed(|| self.last_from(last));
+        found.is_none_or(|range| range.is_some_and(|range| range.to > from))
+    }
+
+    /// What `look` sees of the table, unless somebody changes it meanwhile.
+    fn undisturbed<T>(&self, look: impl Fn() -> T) -> Option<T> {
+        // Acquire: pairs with the last store of `publish`.
+        let version = self.version.load(Ordering::Acquire);
+        if version & 1 != 0 {
+            return None;
+        }
+        let found = look();
+        // Acquire: pairs with the fence in `publish`: what was read of a newer table shows.
+        fence(Ordering::Acquire);
+        (self.version.load(Ordering::Relaxed) == version).then_some(found)
+    }
+
+    /// The last range that begins at `at` or before.
+    fn last_from(&self, at: usize) -> Option<Range> {
         // Acquire: the room before the entries: a newer room would have shown newer entries too.
         let room = self.room.load(Ordering::Acquire);
         let entries = self.entries.load(Ordering::Acquire);
@@ -127,11 +145,7 @@ impl Index {
                 high = middle;
             }
         }
-        let range = self.nth(low.checked_sub(1)?)?;
-        if at < range.from || at >= range.to {
-            return None;
-        }
-        Some(Range { key: range.key.plus((at - range.from) as u64), ..range })
+        self.nth(low.checked_sub(1)?)
     }
 
     fn nth(&self, i: usize) -> Option<Range> {
@@ -163,13 +177,15 @@ pub(crate) fn publish(all: Vec<Range>) {
     INDEX.publish(all);
 }
 
-/// Whether any of `from..to` may be attached, or lies between two that are: two loads.
+/// Whether any of `from..to` may be attached: two loads, where nothing is near.
 ///
-/// A thread that asks about memory of its own gets a true answer: nobody else attaches there.
+/// A thread that asks about memory of its own is not told no wrongly: nobody else attaches there.
 #[inline]
 pub(crate) fn touches(from: usize, to: usize) -> bool {
     // Relaxed: as in `find`.
-    from < INDEX.high.load(Ordering::Relaxed) && to > INDEX.low.load(Ordering::Relaxed)
+    from < INDEX.high.load(Ordering::Relaxed)
+        && to > INDEX.low.load(Ordering::Relaxed)
+        && INDEX.meets(from, to)
 }
 
 /// What is attached at `at`, if anything: the range it is in, with the key of `at` itself.
@@ -198,6 +214,18 @@ mod tests {
         assert_eq!(index.find(199).unwrap().key.at, 0x1063);
         for at in [0, 99, 250, 499, 600, usize::MAX] {
             assert!(index.find(at).is_none(), "{at}");
+        }
+        for (from, to, met) in [
+            (0, 100, false),
+            (0, 101, true),
+            (249, 260, true),
+            (250, 500, false),
+            (250, 501, true),
+            (300, 900, true),
+            (600, 900, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(index.meets(from, to), met, "{from}..{to}");
         }
         index.publish((0..100).map(|i| range(i * 10, i * 10 + 5, i as u32)).collect());
         assert_eq!(index.find(994).unwrap().key.seg, 99);
