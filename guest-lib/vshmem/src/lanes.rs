@@ -48,7 +48,13 @@ impl Slots {
     }
 
     /// The slot of a call at depth `at`.
+    #[inline]
     fn at(&self, at: usize) -> &Slot {
+        self.here.get(at).unwrap_or_else(|| self.deep(at))
+    }
+
+    #[cold]
+    fn deep(&self, at: usize) -> &Slot {
         let mut slots = self;
         for _ in 0..at / DEPTH {
             slots = slots.next().unwrap_or_else(|| {
