@@ -62,7 +62,7 @@ impl MappedMem {
         Ok(unsafe { &*word.cast::<AtomicU32>() })
     }
 
-    /// The one function that turns an offset into an address. No reference to what is there may be
+    /// Turns an offset into an address; `word` does it for one word, nobody else does. No reference to what is there may be
     /// formed: peers write it at any time.
     ///
     /// # Errors
@@ -82,8 +82,13 @@ impl MappedMem {
         if !at.0.is_multiple_of(8) {
             return Err(Corrupt::new(at, "misaligned offset"));
         }
-        let word = self.bytes(at, 8)?.cast::<AtomicU64>();
-        // SAFETY: `bytes` checked the bounds (M1), M2 and the check above the alignment; an atomic
+        // M2: the length is a multiple of 8, so an aligned word that begins inside ends inside.
+        if at.0 >= self.len {
+            return Err(Corrupt::new(at, "offset outside the region"));
+        }
+        // SAFETY: checked above: inside the mapping (M1); M2 makes the offset fit `isize`.
+        let word = unsafe { self.base.add(at.0 as usize) }.cast::<AtomicU64>();
+        // SAFETY: M1 and the bounds checked above, M2 and the check above the alignment; an atomic
         // may be shared while peers write, and the mapping outlives `self`'s borrow.
         Ok(unsafe { word.as_ref() })
     }

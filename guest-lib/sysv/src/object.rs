@@ -120,9 +120,17 @@ pub(crate) const ANYONE: u32 = u32::MAX;
 
 /// Whether the object at `at` was withdrawn from `peer`.
 #[inline]
-pub(crate) fn withdrawn<P: Platform>(r: &Region<P>, at: Offset, peer: u32) -> Result<bool> {
+pub(crate) fn withdrawn<P: Platform>(
+    r: &Region<P>,
+    at: Offset,
+    peer: impl FnOnce() -> u32,
+) -> Result<bool> {
     let only = r.peek(at.plus(obj::ONLY))?;
-    Ok(only != 0 && only != peer.wrapping_add(1) && peer != ANYONE)
+    Ok(only != 0 && is_other(only, peer()))
+}
+
+fn is_other(only: u32, peer: u32) -> bool {
+    only != peer.wrapping_add(1) && peer != ANYONE
 }
 
 pub(crate) fn id_of<P: Platform>(r: &Region<P>, index: u32, life: u32) -> i32 {
@@ -144,7 +152,7 @@ fn decode<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<(Offset, u3
 /// caller's peer.
 pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, c: &Caller, id: i32) -> Result<Object> {
     let object = Object { peer: c.who.peer(), ..find_any(r, kind, id)? };
-    if withdrawn(r, object.at, object.peer)? { Err(Errno::EINVAL.into()) } else { Ok(object) }
+    if withdrawn(r, object.at, || object.peer)? { Err(Errno::EINVAL.into()) } else { Ok(object) }
 }
 
 /// As [`find`], whoever may use it.
@@ -170,7 +178,7 @@ pub(crate) fn at_index<P: Platform>(
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)? & ((1 << INDEX_BITS) - 1);
     let at = r.object(kind, index).map_err(|_| Errno::EINVAL)?;
     let life = r.peek(at.plus(obj::LIFE))?;
-    if life & 3 == obj::FREE || withdrawn(r, at, peer)? {
+    if life & 3 == obj::FREE || withdrawn(r, at, || peer)? {
         return Err(Errno::EINVAL.into());
     }
     Ok(Object { index, at, life, peer })
@@ -192,11 +200,7 @@ impl Object {
     /// EIDRM where the locked object has been withdrawn from whoever looked it up.
     pub fn still_shared<P: Platform>(&self, txn: &Txn<'_, P>) -> Result<()> {
         let only = txn.get(self.at.plus(obj::ONLY))?;
-        if only == 0 || only == self.peer.wrapping_add(1) || self.peer == ANYONE {
-            Ok(())
-        } else {
-            Err(Errno::EIDRM.into())
-        }
+        if only != 0 && is_other(only, self.peer) { Err(Errno::EIDRM.into()) } else { Ok(()) }
     }
 
     pub fn id<P: Platform>(&self, r: &Region<P>) -> i32 {

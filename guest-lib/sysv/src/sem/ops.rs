@@ -19,8 +19,10 @@ const _: () = assert!(one_hand_off(lane::MAX_OPS) <= lane::MAX_ENTRIES);
 /// Operations evaluated without an allocation.
 const FEW: usize = 16;
 
+/// Small, and errors apart from it: every uncontended operation returns one.
+#[derive(Clone, Copy)]
 enum Fast {
-    Done(Result<()>),
+    Done,
     /// It would have to wait, and nobody else waits.
     Wait,
     Slow,
@@ -37,7 +39,7 @@ pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> O
         return None;
     }
     match fast(r, c, id, op) {
-        Ok(Fast::Done(result)) => Some(result),
+        Ok(Fast::Done) => Some(Ok(())),
         Ok(Fast::Wait | Fast::Slow) => None,
         Err(error) => Some(Err(error)),
     }
@@ -54,32 +56,32 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
             return Ok(Fast::Slow);
         }
         let value = word.value() + i32::from(op.op);
-        let result = if value < 0 || (op.op == 0 && word.value() != 0) {
+        let fails = if value < 0 || (op.op == 0 && word.value() != 0) {
             if !op.nowait() {
                 return Ok(Fast::Wait);
             }
-            Err(Errno::EAGAIN.into())
+            Some(Errno::EAGAIN)
         } else if value > MAX_VALUE {
-            Err(Errno::ERANGE.into())
+            Some(Errno::ERANGE)
         } else {
-            Ok(())
+            None
         };
         // The word was the set's only if the set is still there: a removal freezes all its words
         // before it ends the set's life, and a new set over the same memory goes on with another
         // sequence. So what the compare-and-swap finds unchanged is still this set's. A withdrawal
         // freezes them in the same way.
         if r.peek(object.at.plus(obj::LIFE))? != object.life
-            || object::withdrawn(r, object.at, c.who.peer())?
+            || object::withdrawn(r, object.at, || c.who.peer())?
         {
             return Err(Errno::EINVAL.into());
         }
-        if result.is_err() {
-            return Ok(Fast::Done(result));
+        if let Some(errno) = fails {
+            return Err(errno.into());
         }
         if r.mem().cas(at, word.0, word.next(value, c.who, false).0)? {
             // Relaxed: a time stamp for listings; the kernel's is not ordered either.
             r.mem().store(at.plus(sem::OTIME), r.mem().seconds().into(), Ordering::Relaxed)?;
-            return Ok(Fast::Done(Ok(())));
+            return Ok(Fast::Done);
         }
     }
 }
@@ -120,10 +122,10 @@ pub fn op<P: Platform>(
     let mut patience = Patience::new(r, deadline);
     if let [one] = ops
         && !one.undo()
-        && let Some(result) = spin(r, on, c, id, *one, &mut patience)?
+        && spin(r, on, c, id, *one, &mut patience)?
     {
         patience.over(false);
-        return result;
+        return Ok(());
     }
     let object = object::find(r, Kind::Set, c, id).map_err(|e| patience.inside(e))?;
     // Before the other checks, as the kernel: the record is there even if they fail.
@@ -166,15 +168,15 @@ fn spin<P: Platform>(
     id: i32,
     op: SemBuf,
     patience: &mut Patience<'_, P>,
-) -> Result<Option<Result<()>>> {
+) -> Result<bool> {
     loop {
         match fast(r, c, id, op).map_err(|e| patience.inside(e))? {
-            Fast::Done(result) => return Ok(Some(result)),
+            Fast::Done => return Ok(true),
             Fast::Wait if patience.turn() => {}
             Fast::Slow
                 if thaw(r, on, c, id, op.num).map_err(|e| patience.inside(e))?
                     && patience.turn() => {}
-            Fast::Wait | Fast::Slow => return Ok(None),
+            Fast::Wait | Fast::Slow => return Ok(false),
         }
     }
 }
