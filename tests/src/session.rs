@@ -78,6 +78,7 @@ impl Session {
             .env("VSHMEM_RUNTIME_DIR", self.runtime().join("system"))
             .env(MARK, self.runtime())
             .env_remove("VSHMEM_SOCKET")
+            .env_remove("VSHMEM_RULES")
             .env_remove("LD_PRELOAD");
         command
     }
