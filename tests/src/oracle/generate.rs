@@ -52,7 +52,7 @@ pub fn program(seed: u64) -> Program {
     }
     while maker.steps.len() < length {
         maker.step(theme);
-        if ticks && maker.steps.len() % 12 == 0 {
+        if ticks && maker.steps.len().is_multiple_of(12) {
             maker.steps.push("- tick".into());
         }
     }
