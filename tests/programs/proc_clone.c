@@ -1,4 +1,7 @@
-/* Children and threads made without fork: the C library's clone, _Fork, the system call itself. */
+/* Children and threads made without fork: the C library's clone, _Fork, the system call itself.
+ *
+ * Not when trapped: a child in its parent's memory is a task of its own, which counts
+ * what it maps and has adjustments of its own. */
 #include "vt.h"
 
 #define STACK (256 * 1024)

@@ -1,4 +1,7 @@
-/* Every call made through syscall(), as programs do whose C library lacks them. */
+/* Every call made through syscall(), as programs do whose C library lacks them.
+ *
+ * Not when trapped: what a program maps is counted as it lies in memory, not as the
+ * kernel cuts it. */
 #include "vt.h"
 
 struct sembuf down = { 0, -1, SEM_UNDO | IPC_NOWAIT };

@@ -1,4 +1,6 @@
-/* Protection, advice and locks make pieces of an attachment, and pieces count. */
+/* Protection, advice and locks make pieces of an attachment, and pieces count.
+ *
+ * Not when trapped: flags of a mapping do not show in what the supervisor reads. */
 #include "vt.h"
 
 #define SIZE 4096ul

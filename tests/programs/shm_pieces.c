@@ -1,5 +1,7 @@
 /* What unmapping, moving and protecting pieces of attachments does to the count, and what shmdt
- * takes of them. */
+ * takes of them.
+ *
+ * Not when trapped: pieces are counted as they lie in memory, not as the kernel cuts them. */
 #include "vt.h"
 
 #define SIZE 4096ul

@@ -1,5 +1,7 @@
 /* Random changes to a stretch of address space with segments in it: the counts, what is mapped
- * where, and what every call says. A fixed seed makes all runs alike. */
+ * where, and what every call says. A fixed seed makes all runs alike.
+ *
+ * Not when trapped: pieces are counted as they lie in memory, not as the kernel cuts them. */
 #include "vt.h"
 
 #define PAGES 48

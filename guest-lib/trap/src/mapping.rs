@@ -132,26 +132,27 @@ impl Supervisor {
 
     /// `shmdt`; answers the call unless it fails. `false`: there is nothing of ours.
     pub fn detach(&self, at: &mut At<'_>, call: &Notification, process: &Process) -> Result<bool> {
+        let mut counted = lock(&process.attached);
         let parts = self.attached.parts(process.pid).unwrap_or_default();
         let address = call.args[0];
         let its = |p: &&Part| p.base == address;
         let Some(key) = parts.iter().find(its).map(|p| p.key) else { return Ok(false) };
         let its: Vec<_> = parts.iter().filter(|p| p.base == address && p.key == key).collect();
-        let mut counted = lock(&process.attached);
         let mut caller = self.stop(call, process, || Ok(()))?;
         for part in &its {
             caller.call(libc::SYS_munmap, [part.from, part.to - part.from, 0, 0, 0, 0])?;
         }
+        // The program may have cut them since they were counted; those elsewhere stay.
+        let left = parts.iter().filter(|p| p.key == key && p.base != address).count() as u32;
         let had = counted.get(&key).copied().unwrap_or(0);
-        let gone = had.min(its.len() as u32);
-        for _ in 0..gone {
+        for _ in left..had {
             // A corrupt record is the reaper's to report.
             let _ = shm::detach(at.r, at.on, at.c, key.0, key.1);
         }
-        if had == gone {
+        if left == 0 {
             counted.remove(&key);
         } else {
-            counted.insert(key, had - gone);
+            counted.insert(key, had.min(left));
         }
         // Only now does the caller go on: it finds the count it expects.
         drop(caller);

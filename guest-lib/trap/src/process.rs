@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use vshmem::sysv::Caller;
 use vshmem_core::LaneId;
 use vshmem_core::task::TaskId;
@@ -20,11 +21,13 @@ pub struct Process {
     pub task: TaskId,
     pidfd: OwnedFd,
     /// It has ended: no call of it is begun any more.
-    pub dead: Arc<AtomicBool>,
+    pub dead: AtomicBool,
     /// Lanes on which calls of it are under way.
     busy: Mutex<Vec<LaneId>>,
     /// What it has attached, as counted in the region: how often by segment.
     pub attached: Mutex<HashMap<Key, u32>>,
+    /// When its threads were last looked at, how many there were, and whether one had stopped.
+    stops: Mutex<Option<(Instant, usize, bool)>>,
     /// What a person was told about it.
     told: Mutex<Vec<String>>,
 }
@@ -55,7 +58,8 @@ impl Process {
             pid,
             task,
             pidfd,
-            dead: Arc::default(),
+            dead: AtomicBool::default(),
+            stops: Mutex::default(),
             busy: Mutex::default(),
             attached: Mutex::default(),
             told: Mutex::default(),
@@ -82,6 +86,31 @@ impl Process {
         let busy = lock(&self.busy);
         self.dead.store(true, Ordering::Release);
         busy.clone()
+    }
+
+    /// Whether any of its threads has stopped: then all are to. Looks at them from time to time,
+    /// less often the more there are.
+    pub fn stops(&self) -> bool {
+        let mut last = lock(&self.stops);
+        if let Some((when, threads, stops)) = *last
+            && when.elapsed() < Duration::from_millis(4 + threads as u64 / 4)
+        {
+            return stops;
+        }
+        let (mut threads, mut stops) = (0, false);
+        let list = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+        for thread in list.into_iter().flatten().flatten() {
+            threads += 1;
+            let stat = std::fs::read(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which may hold anything, in parentheses.
+            let end = stat.iter().rposition(|b| *b == b')').unwrap_or(0);
+            if stat.get(end + 2) == Some(&b'T') {
+                stops = true;
+                break;
+            }
+        }
+        *last = Some((Instant::now(), threads, stops));
+        stops
     }
 
     /// Tells whoever reads the program's standard error, once.

@@ -6,11 +6,12 @@
 //! caller's state is looked at in `/proc`.
 
 use crate::listener::Listener;
+use crate::process::Process;
 use crate::status::Status;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering as Atomic};
+use std::sync::atomic::Ordering as Atomic;
 use vshmem::Mapping;
 use vshmem_core::mem::{Mem, Ordering, Park, Woken};
 use vshmem_core::{Corrupt, Offset};
@@ -37,19 +38,20 @@ pub struct Watch {
     pub listener: &'static Listener,
     pub id: u64,
     pub status: Arc<File>,
-    /// The caller's process has ended.
-    pub dead: Arc<AtomicBool>,
+    pub process: Arc<Process>,
 }
 
 impl Watch {
     fn look(&self) -> Why {
-        if self.dead.load(Atomic::Acquire) || !self.listener.waits(self.id) {
+        if self.process.dead.load(Atomic::Acquire) || !self.listener.waits(self.id) {
             return Why::Gone;
         }
         let Ok(status) = Status::read(&self.status) else { return Why::Gone };
         let signals = status.interrupting();
         if signals == 0 {
-            return Why::Nothing;
+            // A stop that another thread has taken waits for this one too, and shows nowhere else.
+            let stops = status.threads > 1 && self.process.stops();
+            return if stops { Why::Other } else { Why::Nothing };
         }
         let own = status.own_signals & !status.blocked != 0 || status.threads == 1;
         if signals & status.caught == 0 && own { Why::Other } else { Why::Handler }
@@ -89,7 +91,7 @@ impl Park for Proxy {
         let began = self.now();
         loop {
             // Whoever sets it wakes this thread, which must not sleep again.
-            if watch.dead.load(Atomic::Acquire) {
+            if watch.process.dead.load(Atomic::Acquire) {
                 self.why.set(Why::Gone);
                 return Woken::Interrupted;
             }

@@ -221,7 +221,7 @@ impl Supervisor {
                 listener: self.listener,
                 id: call.id,
                 status: thread.status.clone(),
-                dead: thread.process.dead.clone(),
+                process: thread.process.clone(),
             }));
             let memory = Remote { tid: call.tid };
             let mut at = At { r: &hands.region, on: &mut hands.lane, c: &thread.caller, memory };
