@@ -240,8 +240,8 @@ fn keys_that_a_rule_calls_local_are_the_kernels() -> Result<()> {
         .spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
-    let listed = run(&mut Command::new("ipcs").arg("-s"), LIMIT)?.stdout;
-    let _ = run(&mut Command::new("ipcrm").args(["-S", "0x7ab5"]), LIMIT);
+    let listed = run(Command::new("ipcs").arg("-s"), LIMIT)?.stdout;
+    let _ = run(Command::new("ipcrm").args(["-S", "0x7ab5"]), LIMIT);
     let _ = child.kill();
     child.wait()?;
     ensure!(line == "holds\n", "{line}");
