@@ -6,7 +6,7 @@
 
 #define PAGES 48
 #define SIZE 4096ul
-#define STEPS 3000
+#define STEPS 1000
 
 static char *arena;
 static int id[2], pipes[2];

@@ -104,7 +104,11 @@ impl AddressSpace {
     pub unsafe fn advise(at: usize, len: usize, advice: c_int) -> isize {
         let mut table = Table::lock();
         // SAFETY: as the caller promises.
-        let rc = unsafe { system_call!(libc::SYS_madvise, at, len, advice) };
+        let mut rc = unsafe { system_call!(libc::SYS_madvise, at, len, advice) };
+        if rc == -(libc::EINVAL as isize) && advice == libc::MADV_DODUMP && at.is_multiple_of(PAGE)
+        {
+            rc = dump_others(&table, at, end(at, len));
+        }
         // With ENOMEM it has left out what is not mapped, and gone on.
         if rc == 0 || rc == -(libc::ENOMEM as isize) {
             let (off, on) = match advice {
@@ -181,10 +185,12 @@ impl AddressSpace {
         let mut table = Table::lock();
         let lens = (old_len.checked_next_multiple_of(PAGE), new_len.checked_next_multiple_of(PAGE));
         let (Some(old), Some(new)) = lens else { return -(libc::EINVAL as isize) };
-        if is_invalid(at, (old, new), how, to) {
+        let one = table.at(at).map(|(from, area)| (from, area.clone()));
+        // Since 6.17 the kernel looks at the arguments first, and can move several mappings.
+        let late = sys::release() >= (6, 17);
+        if (late || one.is_some()) && is_invalid(at, (old, new), how, to) {
             return -(libc::EINVAL as isize);
         }
-        let one = table.at(at).map(|(from, area)| (from, area.clone()));
         let fixed = how & libc::MREMAP_FIXED != 0;
         match one {
             Some((from, area)) => {
@@ -192,7 +198,7 @@ impl AddressSpace {
                 // SAFETY: as the caller promises.
                 unsafe { call.run(&mut table) }
             }
-            None if fixed && old == new => {
+            None if fixed && old == new && late => {
                 // SAFETY: as the caller promises.
                 unsafe { move_others(&mut table, at, old, how, to) }
             }
@@ -201,11 +207,41 @@ impl AddressSpace {
                 let rc = unsafe { system_call!(libc::SYS_mremap, at, old_len, new_len, how, to) };
                 if !is_error(rc) {
                     others_moved(&mut table, at, (old, new), fixed.then_some(to));
+                } else if fixed {
+                    // Older kernels unmap first and look then.
+                    vanished(&mut table, to, to.saturating_add(new));
+                    vanished(&mut table, at.saturating_add(new), at.saturating_add(old));
                 }
                 rc
             }
         }
     }
+}
+
+/// `MADV_DODUMP` of what is no segment: a segment of a guest is memory of a device, for which the
+/// kernel refuses that advice; it dumps none of it in any case.
+fn dump_others(table: &Table, from: usize, to: usize) -> isize {
+    let (mut at, mut result) = (from, 0);
+    while at < to {
+        let (next, rc) = match table.at(at) {
+            Some((_, area)) => (area.to, 0),
+            None => {
+                let next = table.iter().map(|(next, _)| next).find(|next| *next > at);
+                let next = next.unwrap_or(to).min(to);
+                // SAFETY: changes what a core dump holds, as the program wants.
+                let rc =
+                    unsafe { system_call!(libc::SYS_madvise, at, next - at, libc::MADV_DODUMP) };
+                (next, rc)
+            }
+        };
+        match rc {
+            0 => {}
+            rc if rc == -(libc::ENOMEM as isize) => result = rc,
+            rc => return rc,
+        }
+        at = next;
+    }
+    result
 }
 
 fn locked(how: c_int) -> u32 {
@@ -253,18 +289,23 @@ fn others_moved(table: &mut Table, at: usize, (old, new): (usize, usize), to: Op
     }
 }
 
+/// A call that failed may have unmapped `from..to`, all of it or nothing.
+fn vanished(table: &mut Table, from: usize, to: usize) {
+    let first = table.iter().find(|(at, area)| *at < to && area.to > from);
+    if first.is_some_and(|(at, _)| !sys::is_mapped(at.max(from))) {
+        table.unmapped(from, to);
+    }
+}
+
 /// Memory of the program's own is to be moved as it is, perhaps several mappings with gaps between
 /// them, and a segment's not as the first of them. Since Linux 6.17 those before a segment's move,
-/// to where the gaps stay gaps, and then the call fails; before, it fails.
+/// to where the gaps stay gaps, and then the call fails.
 ///
 /// # Safety
 /// As [`AddressSpace::remap`].
 unsafe fn move_others(table: &mut Table, at: usize, len: usize, how: c_int, to: usize) -> isize {
     let first = table.iter().map(|(from, _)| from).find(|from| *from >= at);
     let before = first.map_or(len, |first| len.min(first - at));
-    if before < len && sys::release() < (6, 17) {
-        return -(libc::EFAULT as isize);
-    }
     let pages = (0..before).step_by(PAGE);
     let covers = |i: &usize| table.at(to + i).is_some() && sys::is_mapped(at + i);
     let covered: Vec<_> = pages.filter(covers).collect();
