@@ -329,6 +329,16 @@ static void wait_for_tick(void)
         shared->tick[shared->ticks++] = time(NULL);
 }
 
+/* Whether anybody else sleeps for a message or for room, as this one does. */
+static int others_wait(int number)
+{
+    for (int i = 0; i < SLOTS; i++)
+        if (i != number && shared->slot[i].waits && !strncmp(shared->slot[i].line, "msg", 3) &&
+            !strncmp(shared->slot[number].line, "msg", 3))
+            return 1;
+    return 0;
+}
+
 /* kill, signal, stop: what is done to a worker. */
 static void from_outside(char *line)
 {
@@ -362,6 +372,9 @@ static void from_outside(char *line)
     } else if (!strcmp(w.at[0], "signal")) {
         kill(s->pid, SIGUSR1);
         say("0\n");
+    } else if (!strcmp(w.at[0], "stop") && s->waits && others_wait(number)) {
+        /* Who is first after a stop is not the same everywhere. */
+        say("skip\n");
     } else if (!strcmp(w.at[0], "stop")) {
         kill(s->pid, SIGSTOP);
         long until = now_ms() + HANGS_AFTER_MS;

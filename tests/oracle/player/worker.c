@@ -135,6 +135,9 @@ _Noreturn void work(int number)
     sched_setscheduler(0, SCHED_FIFO, &first);
     handle(me);
     atomic_store(&me->ready, 1);
+    /* The programs are the coordinator's to read; at exit the C library would turn back what
+     * was read ahead. */
+    close(0);
     /* Only the coordinator writes: its end is then the end of the pipe. */
     for (int i = 0; i < SLOTS; i++)
         close(FIRST_FD + 2 * i + 1);

@@ -31,6 +31,8 @@ struct Maker {
     /// Bits: variables that were given to a `*get`. By kind: s, m, q.
     made: [Vec<usize>; 3],
     nsems: [usize; VARIABLES],
+    /// Where something was attached last.
+    places: Vec<String>,
     workers: usize,
     steps: Vec<String>,
 }
@@ -44,11 +46,27 @@ pub fn program(seed: u64) -> Program {
     let watched = rng.percent(70);
     // Waiting for the clock takes long: in a few it is done.
     let ticks = rng.below(500) == 0;
-    let mut maker =
-        Maker { rng, made: Default::default(), nsems: [1; VARIABLES], workers, steps: Vec::new() };
+    let mut maker = Maker {
+        rng,
+        made: Default::default(),
+        nsems: [1; VARIABLES],
+        places: Vec::new(),
+        workers,
+        steps: Vec::new(),
+    };
     let kinds: Vec<usize> = (0..3).filter(|k| [theme.sem, theme.shm, theme.msg][*k] > 20).collect();
     for kind in kinds {
-        maker.get(kind);
+        // Something to work with, in most programs for everybody.
+        let mode = maker.one(&["0666", "0666", "0666", "0640", "0600"]);
+        let size = ["3 ", "10000 ", ""][kind];
+        let call = ["semget", "shmget", "msgget"][kind];
+        let name = KINDS[kind];
+        maker.push(format!("{call} k0 {size}creat|{mode} ={name}0"));
+        maker.made[kind].push(0);
+        maker.nsems[0] = 3;
+        if maker.rng.percent(60) {
+            maker.get(kind);
+        }
     }
     while maker.steps.len() < length {
         maker.step(theme);
@@ -81,6 +99,9 @@ impl Maker {
 
     /// Whoever is free: a step for somebody who sleeps would be wasted.
     fn push(&mut self, step: String) {
+        if self.rng.percent(40) {
+            return self.steps.push(format!("*0 {step}"));
+        }
         let from = self.rng.below(self.workers);
         self.steps.push(format!("*{from} {step}"));
     }
@@ -93,7 +114,7 @@ impl Maker {
     fn id(&mut self, kind: usize) -> String {
         let chance = self.rng.below(100);
         let made = self.made[kind].clone();
-        if chance < 93 && !made.is_empty() {
+        if chance < 96 && !made.is_empty() {
             return format!("{}{}", KINDS[kind], self.one(&made));
         }
         match chance % 6 {
@@ -272,8 +293,8 @@ impl Maker {
             }
             70..76 => format!("{id} {num} stat{bad}"),
             76..82 => format!("{id} {num} set {}{bad}", self.perm()),
-            82..86 => format!("{id} {num} rmid"),
-            86..90 => format!("{} {num} semstat{bad}", self.index(0)),
+            82..84 => format!("{id} {num} rmid"),
+            84..90 => format!("{} {num} semstat{bad}", self.index(0)),
             90..94 => format!("{} {num} semany{bad}", self.index(0)),
             94..96 => format!("{} {num} seminfo{bad}", self.one(&["0", "-1", "s0"])),
             96..98 => format!("{} {num} ipcinfo{bad}", self.one(&["0", "-1", "s0"])),
@@ -289,7 +310,7 @@ impl Maker {
             0..12 => self.get(1),
             12..40 => self.shmat(),
             40..52 => {
-                let at = self.address();
+                let at = self.attached();
                 self.push(format!("shmdt {at}"));
             }
             52..75 => self.memory(),
@@ -309,6 +330,12 @@ impl Maker {
         format!("{at}{n}{offset}")
     }
 
+    /// Mostly where something may be attached.
+    fn attached(&mut self) -> String {
+        let places = self.places.clone();
+        if places.is_empty() || self.rng.percent(20) { self.address() } else { self.one(&places) }
+    }
+
     fn shmat(&mut self) {
         let id = self.id(1);
         let mut flags = Vec::new();
@@ -321,29 +348,36 @@ impl Maker {
             flags.push("0x100000");
         }
         let flags = if flags.is_empty() { "0".into() } else { flags.join("|") };
-        let at = match self.rng.below(20) {
+        let at: String = match self.rng.below(20) {
             0..6 => "null".into(),
             6 => self.one(&["0x7ffffffff000", "0xffffffffffff0000", "0x8000000000000000"]).into(),
             _ => self.address(),
         };
         let var = self.rng.below(3);
+        if at.starts_with(['f', 'n']) {
+            let place = if at.starts_with('n') { format!("a{var}") } else { at.clone() };
+            self.places.push(place.split('+').next().unwrap_or_default().to_owned());
+            let extra = self.places.len().saturating_sub(3);
+            self.places.drain(..extra);
+        }
         self.push(format!("shmat {id} {at} {flags} =a{var}"));
     }
 
     fn memory(&mut self) {
-        let (at, n) =
-            (self.rng.below(3), self.one(&["0x1000", "0x1000", "0x2000", "0x10000", "1"]));
+        let n = self.one(&["0x1000", "0x1000", "0x2000", "0x10000", "1"]);
+        let at = Some(self.attached()).filter(|a| a.starts_with('f') && !a.contains('+'));
+        let at = at.unwrap_or_else(|| format!("f{}", self.rng.below(3)));
         let page = self.one(&["", "", "+0x1000", "+0x2000", "+0x800"]);
-        let any = self.address();
+        let any = self.attached();
         let step = match self.rng.below(10) {
             0..3 => format!("peek {any} {n}"),
             3..6 => format!("poke {any} {n} {}", self.rng.below(100)),
-            6..8 => format!("munmap f{at}{page} {n}"),
+            6..8 => format!("munmap {at}{page} {n}"),
             8 => {
                 let to = self.one(&["0", "r", "r", "r|w", "r|w", "r|x"]);
-                format!("mprotect f{at}{page} {n} {to}")
+                format!("mprotect {at}{page} {n} {to}")
             }
-            _ => format!("mmap f{at}{page} {n}"),
+            _ => format!("mmap {at}{page} {n}"),
         };
         self.push(step);
     }
@@ -353,8 +387,8 @@ impl Maker {
         let step = match self.rng.below(100) {
             0..20 => format!("{id} stat{bad}"),
             20..35 => format!("{id} set {}{bad}", self.perm()),
-            35..50 => format!("{id} rmid"),
-            50..57 => format!("{id} lock"),
+            35..42 => format!("{id} rmid"),
+            42..57 => format!("{id} lock"),
             57..64 => format!("{id} unlock"),
             64..74 => format!("{} shmstat{bad}", self.index(1)),
             74..84 => format!("{} shmany{bad}", self.index(1)),
@@ -420,8 +454,8 @@ impl Maker {
                 let qbytes = self.one(&all);
                 format!("{id} set {} {qbytes}{bad}", self.perm())
             }
-            48..60 => format!("{id} rmid"),
-            60..70 => format!("{} msgstat{bad}", self.index(2)),
+            48..52 => format!("{id} rmid"),
+            52..70 => format!("{} msgstat{bad}", self.index(2)),
             70..80 => format!("{} msgany{bad}", self.index(2)),
             80..88 => format!("{} msginfo{bad}", self.one(&["0", "-1", "q0"])),
             88..96 => format!("{} ipcinfo{bad}", self.one(&["0", "-1", "q0"])),
@@ -436,12 +470,12 @@ impl Maker {
         let who = self.rng.below(self.workers);
         match self.rng.below(100) {
             0..25 => {
-                let new = self.workers + self.rng.below(2);
-                let new = if self.rng.percent(40) { who } else { new };
+                let new = self.workers + self.rng.below(8 - self.workers);
+                let new = if self.rng.percent(30) { who } else { new };
                 self.push(format!("fork {new}"));
             }
             25..35 => self.push("exec".into()),
-            35..47 => self.steps.push(format!("- kill {}", self.rng.below(self.workers + 2))),
+            35..47 => self.steps.push(format!("- kill {}", self.rng.below(self.workers + 1))),
             47..55 => {
                 let how = self.one(&["exit", "quit"]);
                 self.push(how.into());
