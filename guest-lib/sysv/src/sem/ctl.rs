@@ -426,7 +426,7 @@ fn write_values<P: Platform>(
             txn.set(at.plus(sem::EPOCH), epoch.wrapping_add(1))?;
         }
         txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
-        Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object)?)
+        Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object, ops::Change::All)?)
     })?;
     if more { ops::settle(r, on, object) } else { Ok(()) }
 }

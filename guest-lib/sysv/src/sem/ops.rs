@@ -241,8 +241,10 @@ struct Request<'a> {
 }
 
 enum Tried {
+    /// What it did to some semaphore.
     Done {
         raised: bool,
+        lowered: bool,
         zeroed: bool,
     },
     /// The operation that cannot go now.
@@ -272,8 +274,10 @@ fn attempt<P: Platform>(
     let waiters = txn.get(object.at.plus(set::WAITERS))?;
     match try_ops(txn, object, request, waiters > 0)? {
         Tried::Failed(errno) => Err(errno.into()),
-        Tried::Done { raised, zeroed } => {
-            if waiters > 0 && (raised || zeroed) && hand_off(txn, object)? {
+        Tried::Done { raised, lowered, zeroed } => {
+            let matters =
+                waiters > 0 && (raised || zeroed && lowered || lowered && several(txn, object)?);
+            if matters && hand_off(txn, object, Change::Some { zeroed })? {
                 return Ok(Attempt::DoneMore);
             }
             Ok(Attempt::Done)
@@ -311,7 +315,7 @@ fn try_ops<P: Platform>(
         &mut many
     };
     let mut used = 0;
-    let (mut raised, mut zeroed) = (false, false);
+    let (mut raised, mut lowered) = (false, false);
     for i in 0..n {
         let op = request.ops.get(txn.region(), i)?;
         if u32::from(op.num) >= nsems {
@@ -354,7 +358,7 @@ fn try_ops<P: Platform>(
             *adjustment = next;
         }
         raised |= op.op > 0;
-        zeroed |= next == 0;
+        lowered |= op.op < 0;
         *value = next;
     }
     for (num, value, adjustment) in &touched[..used] {
@@ -367,7 +371,8 @@ fn try_ops<P: Platform>(
     }
     let now = txn.region().mem().seconds();
     txn.set(object.at.plus(set::OTIME), now)?;
-    Ok(Tried::Done { raised, zeroed })
+    let zeroed = touched[..used].iter().any(|(_, value, _)| *value == 0);
+    Ok(Tried::Done { raised, lowered, zeroed })
 }
 
 /// The waiters of the set at `at`.
@@ -390,10 +395,51 @@ fn request_of<P: Platform>(txn: &Txn<'_, P>, id: LaneId) -> Result<Request<'stat
     Ok(Request { ops: Ops::Slot { at: slot.plus(lane::OPS), n }, who, undo })
 }
 
+/// What was changed before a hand-off.
+#[derive(Clone, Copy)]
+pub(super) enum Change {
+    /// Who knows.
+    All,
+    /// The semaphores of one call; whether one of them is zero now.
+    Some { zeroed: bool },
+}
+
+impl Change {
+    /// Whether the kernel would look at those that wait for zero.
+    fn zeroed<P: Platform>(self, txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
+        match self {
+            Self::Some { zeroed } => Ok(zeroed),
+            Self::All => {
+                let (sems, nsems) = sems_of(txn, object)?;
+                for num in 0..nsems {
+                    if Word(txn.word(sem_at(sems, num))?).value() == 0 {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Whether somebody waits with several operations: a lower value may make one of those fail.
+fn several<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
+    for id in wait_list(object.at).each(txn)? {
+        if txn.get(txn.region().lane(id)?.plus(lane::WAIT_N))? > 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Serves everybody who can go now: waiters for zero first, then in order of arrival, and again
 /// from the start after every change that may let an earlier one go (the kernel's `do_smart_update`).
 /// `true`: the journal is full and more may be able to go; the set is marked dirty.
-pub(super) fn hand_off<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+pub(super) fn hand_off<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    mut change: Change,
+) -> Result<bool> {
     let list = wait_list(object.at);
     let dirty = object.at.plus(set::DIRTY);
     'again: loop {
@@ -413,10 +459,17 @@ pub(super) fn hand_off<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Re
                 }
                 let others = txn.get(object.at.plus(set::WAITERS))? > 1;
                 let outcome = match try_ops(txn, object, &request, others)? {
-                    Tried::Blocked(op) if op.nowait() => Err(Errno::EAGAIN),
-                    Tried::Blocked(_) => continue,
+                    Tried::Blocked(op) if !op.nowait() => continue,
+                    // Where nothing is zero now, the kernel does not look at these.
+                    Tried::Blocked(_) if only_zero && !change.zeroed(txn, object)? => continue,
+                    Tried::Blocked(_) => Err(Errno::EAGAIN),
                     Tried::Failed(errno) => Err(errno),
-                    Tried::Done { .. } => Ok(()),
+                    Tried::Done { zeroed, .. } => {
+                        if !only_zero {
+                            change = Change::Some { zeroed };
+                        }
+                        Ok(())
+                    }
                 };
                 list.settle(txn, *id, outcome)?;
                 let waiters = txn.get(object.at.plus(set::WAITERS))?;
@@ -448,7 +501,7 @@ pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object)
             if !same || txn.get(object.at.plus(set::DIRTY))? == 0 {
                 return Ok::<_, Error>(false);
             }
-            hand_off(txn, object)
+            hand_off(txn, object, Change::All)
         })?;
         if !more {
             return Ok(());

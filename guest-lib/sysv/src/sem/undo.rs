@@ -253,7 +253,7 @@ fn take_back<P: Platform>(
         put(txn, sems, block, num16, 0)?;
         changed = true;
     }
-    if changed && waiters > 0 { ops::hand_off(txn, object) } else { Ok(false) }
+    if changed && waiters > 0 { ops::hand_off(txn, object, ops::Change::All) } else { Ok(false) }
 }
 
 /// Frees a record that was never linked, for the reaper.
