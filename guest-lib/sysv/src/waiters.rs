@@ -70,6 +70,22 @@ impl List {
         Ok(txn.set(at.plus(lane::WAIT_KIND), waits::NONE)?)
     }
 
+    /// Puts `id` behind all others.
+    pub fn move_last<P: Platform>(self, txn: &mut Txn<'_, P>, id: LaneId) -> Result<()> {
+        if txn.get(self.tail)? == id.0 + 1 {
+            return Ok(());
+        }
+        self.remove(txn, id)?;
+        let last = txn.get(self.tail)?;
+        let before = last.checked_sub(1).ok_or(Corrupt::new(self.tail, "list without an end"))?;
+        let (at, before) = (txn.region().lane(id)?, txn.region().lane(LaneId(before))?);
+        txn.set(before.plus(lane::WAIT_NEXT), id.0 + 1)?;
+        txn.set(at.plus(lane::WAIT_PREV), last)?;
+        txn.set(at.plus(lane::WAIT_NEXT), 0)?;
+        txn.set(at.plus(lane::WAIT_KIND), self.kind)?;
+        Ok(txn.set(self.tail, id.0 + 1)?)
+    }
+
     /// Takes `id` out and gives it its outcome.
     pub fn settle<P: Platform>(
         self,

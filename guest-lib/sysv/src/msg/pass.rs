@@ -333,21 +333,31 @@ fn unlink<P: Platform>(
     bump(txn, object.at.plus(queue::CBYTES), -i64::from(size))
 }
 
-/// Lets waiting senders in whose messages fit now, in order of arrival.
+/// Lets waiting senders in whose messages fit now, in order of arrival. One for whom there is no
+/// room any more when it is its turn goes behind those for whom there was none from the start: so
+/// the kernel has it, where all that fit are woken and try.
 fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
     let list = senders(object.at);
+    let mut fitting = Vec::new();
     for id in list.each(txn)? {
         let slot = txn.region().lane(id)?;
         let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
-        if !fits(txn, object.at, size_of(txn, block)?)? {
-            continue;
+        let size = size_of(txn, block)?;
+        if fits(txn, object.at, size)? {
+            fitting.push((id, slot, block, size));
         }
+    }
+    for (id, slot, block, size) in fitting {
         if txn.room() < ONE_HAND_OVER * 2 {
             txn.set(object.at.plus(queue::DIRTY), 1)?;
             return Ok(true);
         }
         if txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN {
             list.settle(txn, id, Err(Errno::EAGAIN))?;
+            continue;
+        }
+        if !fits(txn, object.at, size)? {
+            list.move_last(txn, id)?;
             continue;
         }
         let who = Identity(txn.get(slot.plus(lane::WAIT_WHO))?);
