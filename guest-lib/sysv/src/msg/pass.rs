@@ -339,6 +339,7 @@ fn unlink<P: Platform>(
 fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
     let list = senders(object.at);
     let mut fitting = Vec::new();
+    let mut again = false;
     for id in list.each(txn)? {
         let slot = txn.region().lane(id)?;
         let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
@@ -352,7 +353,9 @@ fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
             txn.set(object.at.plus(queue::DIRTY), 1)?;
             return Ok(true);
         }
-        if txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN {
+        // Nobody overtakes one who has to look again.
+        again |= txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN;
+        if again {
             list.settle(txn, id, Err(Errno::EAGAIN))?;
             continue;
         }
