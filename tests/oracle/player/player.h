@@ -118,6 +118,13 @@ void *pointer(struct words *w, void *good, size_t size);
 _Noreturn void work(int me);
 void take_persona(int persona);
 
+/* watch.c */
+void look_at_all(void);
+void forget_looks(void);
+void clean(void);
+
+/* coordinator.c */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void die(const char *what);
 
 #endif
