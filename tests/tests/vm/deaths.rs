@@ -346,10 +346,7 @@ impl Stage {
     pub fn trials(&self) -> Vec<Trial> {
         macro_rules! trials {
             ($($name:ident),* $(,)?) => {
-                vec![$({
-                    let stage = self.clone();
-                    Trial::test(stringify!($name), move || timed(|| stage.play($name)))
-                }),*]
+                vec![$(self.trial(stringify!($name), $name)),*]
             };
         }
         trials![
@@ -364,6 +361,12 @@ impl Stage {
             a_kernel_that_panics_lets_go_at_once,
             a_guest_that_reboots_lets_go_at_once,
         ]
+    }
+
+    /// One test.
+    pub fn trial(&self, name: &str, test: fn(&mut Pair) -> Result<()>) -> Trial {
+        let stage = self.clone();
+        Trial::test(name, move || timed(|| stage.play(test)))
     }
 
     fn play(&self, test: fn(&mut Pair) -> Result<()>) -> Result<()> {

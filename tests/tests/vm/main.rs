@@ -4,6 +4,7 @@
 //! must hold; `cargo test -p vshmem-tests --test vm -- four` runs one.
 
 mod deaths;
+mod semantics;
 mod sharing;
 
 use std::process::{Command, ExitCode};
@@ -313,6 +314,7 @@ fn main() -> ExitCode {
         rules_lead_to_two_regions_in_guests_too,
     ];
     let stage = deaths::Stage::default();
+    trials.extend(semantics::trials(&stage));
     trials.extend(stage.trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     match stage.end() {
