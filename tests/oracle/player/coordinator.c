@@ -79,6 +79,7 @@ static int asleep(pid_t pid)
         return 0;
     switch (strtol(line, NULL, 10)) {
     case SYS_semop: case SYS_semtimedop: case SYS_msgsnd: case SYS_msgrcv: case SYS_futex:
+    case SYS_futex_waitv:
     case SYS_restart_syscall: /* a wait with a limit, after a stop */
         return state_of(pid) == 'S';
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -13,6 +14,9 @@ use super::{Program, generate, shrink};
 const BATCH: u64 = 400;
 /// Plays a difference is worth.
 const TRIES: usize = 300;
+
+/// How long a program is made shorter.
+const TIME: Duration = Duration::from_secs(60);
 
 /// What a run has seen.
 #[derive(Debug, Default)]
@@ -76,15 +80,22 @@ pub fn minimal(
     let mut judge = Judge::new(player, honesty);
     let Some(mut difference) = judge.differs(program)? else { return Ok(None) };
     let mut failed = None;
-    let small = shrink::shrink(program, TRIES, |p| match judge.differs(p) {
-        Ok(Some(text)) => {
-            difference = text;
-            true
+    let started = Instant::now();
+    let small = shrink::shrink(program, TRIES, |p| {
+        // One that hangs takes its time at every try: a longer program is the lesser evil.
+        if started.elapsed() > TIME {
+            return false;
         }
-        Ok(None) => false,
-        Err(error) => {
-            failed = Some(error);
-            false
+        match judge.differs(p) {
+            Ok(Some(text)) => {
+                difference = text;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
         }
     });
     failed.map_or(Ok(Some((small, difference))), Err)
