@@ -86,6 +86,8 @@ pub mod sb {
     pub const TABLES: u64 = 0x080;
     /// Words, one per [`super::Limit`].
     pub const LIMITS: u64 = 0x300;
+    /// Word: the host's time, nanoseconds since 1970, when it was asked last; see [`crate::clock`].
+    pub const CLOCK: u64 = 0x3f8;
     /// One [`super::dir`] block per kind, 256 bytes apart.
     pub const DIRS: u64 = 0x400;
     /// The arena's block, see [`super::arena`].
@@ -283,6 +285,8 @@ pub mod peer {
     pub const BOOT: u64 = 0x20;
     /// 64 bytes: its name, zero-padded.
     pub const NAME: u64 = 0x40;
+    /// Word, signed: nanoseconds by which its clock lags behind the host's.
+    pub const LAG: u64 = 0x80;
     /// Bytes per peer.
     pub const STRIDE: u64 = 0x100;
     /// Peers of a region; the writer field of a semaphore has 6 bits for one.

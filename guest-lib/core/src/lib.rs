@@ -29,6 +29,7 @@
 
 pub mod arena;
 pub mod attach;
+pub mod clock;
 pub mod format;
 pub mod layout;
 #[cfg(not(loom))]

@@ -221,7 +221,7 @@ impl<P: Platform> Region<P> {
     }
 }
 
-const _: () = assert!(sb::LIMITS + LIMITS as u64 * 8 <= sb::DIRS);
+const _: () = assert!(sb::LIMITS + LIMITS as u64 * 8 <= sb::CLOCK && sb::CLOCK + 8 <= sb::DIRS);
 const _: () = assert!(sb::TABLES + layout::TABLES as u64 * 24 <= sb::LIMITS);
 const _: () = assert!(
     layout::arena::POOLS

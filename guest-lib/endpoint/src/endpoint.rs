@@ -1,5 +1,6 @@
 //! The endpoint itself: what it holds, its loop, and its duties towards peers.
 
+use crate::clock::{self, Clock};
 use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::sys::{self, Credentials};
@@ -89,7 +90,8 @@ pub(crate) struct Connection {
 
 const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
-const FIRST_TOKEN: u64 = 2;
+const CLOCK: u64 = 2;
+const FIRST_TOKEN: u64 = 3;
 
 /// The service of one region in one kernel. See the [crate] for how to embed it.
 pub struct Endpoint {
@@ -110,6 +112,8 @@ pub struct Endpoint {
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: bool,
+    /// In a guest: how its clock is kept with the host's.
+    clock: Option<Clock>,
     /// Never reused: an event that was fetched before its source went away finds nothing.
     next_token: u64,
     pub(crate) connections: HashMap<u64, Connection>,
@@ -162,6 +166,7 @@ impl Endpoint {
             epoll,
             timer,
             armed: false,
+            clock: None,
             next_token: FIRST_TOKEN,
             connections: HashMap::new(),
             tasks: HashMap::new(),
@@ -173,6 +178,12 @@ impl Endpoint {
             .add(endpoint.listener.as_fd(), LISTENER)
             .map_err(step("watch the attach socket"))?;
         endpoint.add(endpoint.timer.as_fd(), TIMER).map_err(step("watch the timer"))?;
+        if peer != 0 {
+            let clock = Clock::new().map_err(step("watch the clock"))?;
+            endpoint.add(clock.as_fd(), CLOCK).map_err(step("watch the clock"))?;
+            endpoint.clock = Some(clock);
+            endpoint.set_clock();
+        }
         endpoint.adopt()?;
         if endpoint.rescan() {
             info!(peer, tasks = endpoint.tasks.len(), "endpoint serves");
@@ -213,6 +224,7 @@ impl Endpoint {
             match data.u64() {
                 LISTENER => self.accept(),
                 TIMER => self.tick(),
+                CLOCK => self.set_clock(),
                 token if self.tasks.contains_key(&token) => self.task_ended(token),
                 token => self.serve(token),
             }
@@ -238,8 +250,11 @@ impl Endpoint {
         }
     }
 
-    /// The control vector was rung: a peer came, went, or panicked.
+    /// The control vector was rung: a peer came, went, panicked, or asks for the time.
     pub fn control_doorbell(&mut self) {
+        if self.peer == 0 {
+            clock::tell(&self.region);
+        }
         self.reap_dead_peers();
         self.rescan();
     }
@@ -317,8 +332,18 @@ impl Endpoint {
             }
         }
         self.forget_settled();
+        if self.clock.as_mut().is_some_and(Clock::is_due) {
+            self.set_clock();
+        }
         self.reap_dead_peers();
         self.rescan();
+    }
+
+    /// In a guest: measures how far its clock is from the host's.
+    fn set_clock(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.set(&self.region, self.peer);
+        }
     }
 
     /// Ticks about every second while there is anybody to tick for: an idle endpoint sleeps.

@@ -57,6 +57,7 @@
 //! the module's ioctls. Drop an `Endpoint` to stop: tasks keep their mappings, and the next
 //! endpoint adopts them.
 
+mod clock;
 mod door;
 mod endpoint;
 mod enter;

@@ -163,7 +163,14 @@ impl Park for Memory {
     }
 
     fn seconds(&self) -> u32 {
-        clock_gettime(ClockId::RealtimeCoarse).tv_sec as u32
+        let own = clock_gettime(ClockId::RealtimeCoarse);
+        match self.me.get() {
+            Some(me) => {
+                let tables = me.tables.geometry();
+                vshmem_core::clock::seconds(&self.mem, tables, me.peer, own.tv_sec, own.tv_nsec)
+            }
+            None => own.tv_sec as u32,
+        }
     }
 
     fn spin(&self) -> u64 {

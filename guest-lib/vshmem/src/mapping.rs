@@ -295,7 +295,14 @@ impl Park for Mapping {
 
     #[inline]
     fn seconds(&self) -> u32 {
-        clock(libc::CLOCK_REALTIME_COARSE).tv_sec as u32
+        let own = clock(libc::CLOCK_REALTIME_COARSE);
+        match self.tables.get() {
+            Some(tables) if self.me != 0 => {
+                vshmem_core::clock::seconds(&self.mem, tables, self.me, own.tv_sec, own.tv_nsec)
+            }
+            // The host's clock is the region's.
+            _ => own.tv_sec as u32,
+        }
     }
 
     fn spin(&self) -> u64 {
