@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use vshmem::Limit;
 
 /// System V IPC between virtual machines, containers and the host.
 ///
@@ -403,6 +404,36 @@ pub enum Task {
 pub enum RegionCommand {
     /// List the regions that can be attached to here
     List(Format),
+    /// List the limits of a region
+    Limits(List),
+    Set(Set),
+}
+
+/// Set limits of a region
+///
+/// They are those of /proc/sys/kernel: shmmni, shmall (pages), shmmax (bytes), shm_rmid_forced,
+/// semmsl, semmns, semopm, semmni, msgmax, msgmnb and msgmni. A change counts at once, on every
+/// kernel that shares the region; what is in use already stays. Only root and the region's owner
+/// may. (Programs under `vshmem run` can also use sysctl(8) or write to /proc/sys/kernel.)
+#[derive(Args, Debug)]
+pub struct Set {
+    #[command(flatten)]
+    pub at: At,
+
+    /// Limits and their values
+    #[arg(required = true, value_name = "LIMIT=VALUE", value_parser = limit)]
+    pub limits: Vec<(Limit, u64)>,
+}
+
+fn limit(text: &str) -> Result<(Limit, u64), String> {
+    let names = || Limit::ALL.map(Limit::name).join(", ");
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?}: LIMIT=VALUE, such as shmmni=1000"))?;
+    let limit = Limit::ALL.into_iter().find(|l| l.name() == name);
+    let limit = limit.ok_or_else(|| format!("{name:?} is none of {}", names()))?;
+    let value = value.parse().map_err(|_| format!("{value:?}: a number"))?;
+    Ok((limit, value))
 }
 
 /// A listing of one region.

@@ -62,7 +62,7 @@ pub fn session_if_any(runtime_dir: &Path, region: Option<&str>) -> anyhow::Resul
 }
 
 /// Columns as wide as their widest field, the last one as it is.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = String::new();
     let width = |i: usize| {
         let fields = rows.iter().filter_map(|r| r.get(i)).map(|f| f.chars().count());

@@ -8,6 +8,7 @@ mod agent;
 mod args;
 mod client;
 mod ipc;
+mod limits;
 mod listing;
 mod places;
 mod preload;
@@ -49,6 +50,8 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
         Command::Peer(Peer::List(args)) => listing::peers(dir, args),
         Command::Task(Task::List(args)) => listing::tasks(dir, args),
         Command::Region(RegionCommand::List(args)) => listing::regions(dir, args),
+        Command::Region(RegionCommand::Limits(args)) => limits::list(dir, args),
+        Command::Region(RegionCommand::Set(args)) => limits::set(dir, args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Vshmem::command(), "vshmem", &mut script);

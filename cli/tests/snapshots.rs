@@ -100,6 +100,8 @@ fn every_help_text_is_as_recorded() {
         &["peer", "list"],
         &["task", "list"],
         &["region", "list"],
+        &["region", "limits"],
+        &["region", "set"],
         &["completions"],
     ];
     all(commands.iter().flat_map(|command| {

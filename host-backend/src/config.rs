@@ -166,10 +166,18 @@ impl fmt::Display for Backing {
 pub struct Limits {
     /// Segments.
     pub shmmni: Option<u32>,
+    /// Bytes of a segment.
+    pub shmmax: Option<u64>,
+    /// Pages of all segments.
+    pub shmall: Option<u64>,
+    /// 1: segments go with their last attachment.
+    pub shm_rmid_forced: Option<u32>,
     /// Semaphore sets.
     pub semmni: Option<u32>,
     /// Semaphores in a set.
     pub semmsl: Option<u32>,
+    /// Semaphores in all sets.
+    pub semmns: Option<u32>,
     /// Operations in a `semop`.
     pub semopm: Option<u32>,
     /// Message queues.

@@ -2,7 +2,7 @@
 //! [`Endpoint`] of the host.
 
 use crate::codec::IvshmemId;
-use crate::config::{Limits, Region as Config};
+use crate::config::Region as Config;
 use crate::service::{Open, RegionService, Services, Start, Vm};
 use anyhow::{Context, anyhow};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -84,21 +84,24 @@ fn bury_vms(endpoint: &mut Endpoint) -> anyhow::Result<()> {
 
 fn spec(config: &Config) -> Result<Spec, FormatError> {
     let mut spec = Spec::for_file(config.name.as_str(), config.size)?;
-    let Limits { shmmni, semmni, semmsl, semopm, msgmni, msgmax, msgmnb, tasks, .. } =
-        config.limits;
+    let l = config.limits;
     spec.number = config.number;
     spec.owner = rustix::process::geteuid().as_raw();
-    spec.tasks = tasks.map_or(0, u64::from);
+    spec.tasks = l.tasks.map_or(0, u64::from);
     let limits = [
-        (Limit::Shmmni, shmmni),
-        (Limit::Semmni, semmni),
-        (Limit::Semmsl, semmsl),
-        (Limit::Semopm, semopm),
-        (Limit::Msgmni, msgmni),
-        (Limit::Msgmax, msgmax),
-        (Limit::Msgmnb, msgmnb),
+        (Limit::Shmmni, l.shmmni.map(u64::from)),
+        (Limit::Shmall, l.shmall),
+        (Limit::Shmmax, l.shmmax),
+        (Limit::Semmsl, l.semmsl.map(u64::from)),
+        (Limit::Semmns, l.semmns.map(u64::from)),
+        (Limit::Semopm, l.semopm.map(u64::from)),
+        (Limit::Semmni, l.semmni.map(u64::from)),
+        (Limit::Msgmax, l.msgmax.map(u64::from)),
+        (Limit::Msgmnb, l.msgmnb.map(u64::from)),
+        (Limit::Msgmni, l.msgmni.map(u64::from)),
+        (Limit::ShmRmidForced, l.shm_rmid_forced.map(u64::from)),
     ];
-    spec.limits = limits.into_iter().filter_map(|(limit, n)| Some((limit, n?.into()))).collect();
+    spec.limits = limits.into_iter().filter_map(|(limit, n)| Some((limit, n?))).collect();
     Ok(spec)
 }
 

@@ -82,6 +82,18 @@ pub enum FormatError {
         /// Bytes of the region.
         len: u64,
     },
+    /// A limit above what the region has room for.
+    #[error(
+        "{name} = {value}: this region has room for {most}; lower it, or configure a larger region"
+    )]
+    Limit {
+        /// Which.
+        name: &'static str,
+        /// What was asked.
+        value: u64,
+        /// What there is room for.
+        most: u64,
+    },
     /// Something else is wrong with it.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
@@ -249,7 +261,11 @@ pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatErro
         put(at + 16, place.count)?;
     }
     for (limit, value) in defaults(&geometry).into_iter().chain(spec.limits.iter().copied()) {
-        put(sb::LIMITS + limit as u64 * 8, value.min(geometry.limit_max(limit)))?;
+        let most = geometry.limit_max(limit);
+        if value > most {
+            return Err(FormatError::Limit { name: limit.name(), value, most });
+        }
+        put(sb::LIMITS + limit as u64 * 8, value)?;
     }
     let host = geometry.tables[Table::Peers as usize].at;
     let state = crate::task::peer_state(peer::LIVE, peer::HOST_IVSHMEM);
