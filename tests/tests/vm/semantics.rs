@@ -2,6 +2,7 @@
 //! (`ids` and the rows on deaths have tests of their own.)
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -141,6 +142,39 @@ fn limits_change_at_once_across_kernels(pair: &mut Pair) -> Result<()> {
     across(pair, all[1], "", "drop", 'g').map(drop)
 }
 
+fn times_are_of_one_clock_across_kernels(pair: &mut Pair) -> Result<()> {
+    /// What a clock's seconds and a busy machine may differ by.
+    const CLOSE: i64 = 3;
+    let here = || SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs().cast_signed());
+    let b = Who::Guest(pair.b);
+    lines(pair, b, "date -s '+1 hour' >/dev/null")?;
+    // Its agent is told of the change, and measures.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let told = loop {
+        let made = across(pair, b, "", "make", 'j')?;
+        across(pair, Who::Host, "", "drop", 'j')?;
+        let off = made["made"].abs_diff(here()?);
+        if off <= CLOSE.unsigned_abs() {
+            break made;
+        }
+        ensure!(Instant::now() < deadline, "its times are still {off} s off");
+    };
+    ensure!(told["now"] - told["made"] > 3000, "its own clock was not set: {told:?}");
+    for time in ["atime", "otime", "stime", "rtime"] {
+        ensure!(told[time].abs_diff(told["made"]) <= CLOSE.unsigned_abs(), "{time}: {told:?}");
+    }
+    // In the order in which they were made, whoever made them.
+    let mut last = 0;
+    for (letter, who) in ['m', 'p', 's', 'v'].into_iter().zip([b, Who::Host, Who::Guest(pair.a), b])
+    {
+        let made = across(pair, who, "", "make", letter)?["made"];
+        ensure!(made >= last, "made at {made}, after {last}");
+        last = made;
+        across(pair, Who::Host, "", "drop", letter)?;
+    }
+    lines(pair, b, "date -s '-1 hour' >/dev/null").map(drop)
+}
+
 /// The tests, on the stage of the deaths.
 pub fn trials(stage: &Stage) -> Vec<Trial> {
     macro_rules! trials {
@@ -152,5 +186,6 @@ pub fn trials(stage: &Stage) -> Vec<Trial> {
         pids_keys_ids_and_times_are_as_defined_across_kernels,
         users_are_the_same_across_kernels,
         limits_change_at_once_across_kernels,
+        times_are_of_one_clock_across_kernels,
     ]
 }
