@@ -432,7 +432,7 @@ fn limit(text: &str) -> Result<(Limit, u64), String> {
         .ok_or_else(|| format!("{text:?}: LIMIT=VALUE, such as shmmni=1000"))?;
     let limit = Limit::ALL.into_iter().find(|l| l.name() == name);
     let limit = limit.ok_or_else(|| format!("{name:?} is none of {}", names()))?;
-    let value = value.parse().map_err(|_| format!("{value:?}: a number"))?;
+    let value = value.parse().map_err(|_| format!("{value:?}: not a number"))?;
     Ok((limit, value))
 }
 
