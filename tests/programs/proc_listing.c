@@ -1,5 +1,7 @@
 /* /proc/sysvipc: the heading and the line of each kind, byte for byte. What differs from run to run
- * is checked for its value and printed as '#', so that every column's place and width count. */
+ * is checked for its value and printed as '#', so that every column's place and width count.
+ *
+ * Not when trapped: files are not calls of System V IPC, and stay the kernel's. */
 #include "vt.h"
 
 /* Up to 32,000 objects of others may be listed. */
