@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// The watched processes; readable are those that have ended, until they are buried.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Deaths {
     burying: Mutex<()>,
 }
 
+/// How long the ends of the last callers are waited for.
+const LAST: Duration = Duration::from_secs(10);
 /// The token of the listener, which hangs up when nobody is left to call.
 const LISTENER: u64 = 0;
 
@@ -96,7 +99,6 @@ impl Deaths {
 impl Supervisor {
     /// Waits for deaths; ends this process with the last one.
     pub fn watch_deaths(&self, mut hands: Hands) {
-        let mut last = false;
         loop {
             // While anything is attached, what programs do to their memory is looked for.
             let look = if self.attached.is_empty() { 10_000 } else { 1000 };
@@ -105,14 +107,20 @@ impl Supervisor {
                 self.count_all(&mut hands);
             }
             if events.contains(&LISTENER) {
-                // Nobody is left who could call: they all are about to end, or have.
-                last = true;
                 self.deaths.drop_listener(self.listener);
+                break;
             }
             self.reap_dead(&mut hands);
-            if last && lock(&self.processes).all().is_empty() {
+        }
+        // Nobody is left who could call: they all are about to end, or have.
+        let end = Instant::now() + LAST;
+        loop {
+            self.reap_dead(&mut hands);
+            if lock(&self.processes).all().is_empty() || Instant::now() >= end {
+                // Whoever is left is the endpoint's to bury, as after any end of this process.
                 std::process::exit(0);
             }
+            self.deaths.wait(100);
         }
     }
 

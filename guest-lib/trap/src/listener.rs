@@ -70,6 +70,13 @@ impl Listener {
         })
     }
 
+    /// Whether nobody is left who could call: nothing is waited for then any more.
+    pub fn is_over(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.raw(), events: 0, revents: 0 };
+        // SAFETY: one entry.
+        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLHUP != 0 }
+    }
+
     /// Answers; `false` if the caller is gone.
     pub fn answer(&self, id: u64, answer: Answer) -> bool {
         let mut reply = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 0 };

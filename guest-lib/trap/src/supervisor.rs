@@ -74,8 +74,11 @@ pub fn serve(session: Session, rules: Rules, fd: OwnedFd) -> vshmem::Result<()> 
     loop {
         match listener.receive() {
             Ok(call) => supervisor.take(&mut hands, call),
-            // A caller that died, or a signal; the end is seen by the other thread.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
+            // A caller that died, or a signal.
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINTR))
+                    && !listener.is_over() => {}
+            // The other thread ends this process, once it has seen to the dead.
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
