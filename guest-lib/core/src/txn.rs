@@ -229,6 +229,17 @@ impl<P: Platform> Region<P> {
         Err(Corrupt::new(at, "journal never comes to rest"))
     }
 
+    /// Puts the journal at rest where the handle `on` left it. For a process that has the region's
+    /// memory for itself alone, and a handle that others have moved on from.
+    ///
+    /// # Errors
+    /// There is no such lane.
+    pub fn rewind_journal(&self, on: &Lane) -> Result<(), Corrupt> {
+        let Some(seq) = on.seq else { return Ok(()) };
+        let at = self.lane(on.id)?.plus(lane::JOURNAL);
+        self.mem().store(at, journal(seq, IDLE), Ordering::Release)
+    }
+
     /// Whether the lane's journal is committed and not yet finished.
     ///
     /// # Errors

@@ -271,13 +271,14 @@ pub fn interrupt<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId) -> Resul
     crate::reap::unqueue(r, on, id, owner, wait::FAILED + Errno::EINTR as u32)
 }
 
-/// The call on lane `id`, which waits, finds that it was interrupted. For a process that has the
-/// region's memory for itself alone.
+/// The call on lane `on`, which waits, finds that it was interrupted. For a process that has the
+/// region's memory for itself alone, whatever that holds by now.
 ///
 /// # Errors
 /// There is no such lane.
-pub fn interrupted<P: Platform>(r: &Region<P>, id: LaneId) -> Result<()> {
-    let status = r.lane(id)?.plus(lane::STATUS);
+pub fn interrupted<P: Platform>(r: &Region<P>, on: &Lane) -> Result<()> {
+    r.rewind_journal(on)?;
+    let status = r.lane(on.id())?.plus(lane::STATUS);
     // Written also where it is so already: then the memory is no longer shared there.
     Ok(r.init(status, wait::FAILED + Errno::EINTR as u32)?)
 }

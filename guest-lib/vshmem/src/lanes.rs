@@ -14,9 +14,9 @@ use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
+use vshmem_core::Lane;
 use vshmem_core::layout::Table;
 use vshmem_core::task::Owner;
-use vshmem_core::{Lane, LaneId};
 
 /// Calls nested in one thread for which there is room from the start; for more, room is made.
 const DEPTH: usize = 8;
@@ -232,10 +232,10 @@ impl Thread {
     }
 
     /// The lanes of the calls under way.
-    pub fn lanes(&self) -> impl Iterator<Item = LaneId> {
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         let slots = self.slots.all().take(self.depth.get());
-        // SAFETY: of the calling thread, which reads a number.
-        slots.filter_map(|s| unsafe { &*s.lane.get() }.as_ref().map(Lane::id))
+        // SAFETY: of the calling thread, which only reads numbers of them.
+        slots.filter_map(|s| unsafe { &*s.lane.get() }.as_ref())
     }
 
     fn forget(&self) {

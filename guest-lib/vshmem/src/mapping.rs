@@ -187,6 +187,7 @@ impl Mapping {
     fn doze(&self, at: Offset, expected: u32, until: u64) -> i32 {
         let Ok(word) = self.mem.futex_word(at) else { return libc::EFAULT };
         if self.module {
+            let _cancel = interrupt::in_message().then(interrupt::Cancel::sleep);
             return match self.device() {
                 Some(fd) => module::wait(fd, at, expected, until),
                 None => libc::ENODEV,
