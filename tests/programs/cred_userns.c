@@ -1,5 +1,7 @@
 /* Ids in a user name space: shown as they are called there, or as nobody where
- * they have no name; taken as they are called there, or refused. */
+ * they have no name; taken as they are called there, or refused.
+ *
+ * Not when trapped: the supervisor takes and shows ids as they are called where it runs itself. */
 #include "vt.h"
 #include <sys/prctl.h>
 

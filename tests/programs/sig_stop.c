@@ -1,5 +1,8 @@
 /* A stop and continuation: every thread that waits in semop gets EINTR, those
- * in msgrcv and msgsnd go on waiting; with a handler of SIGCONT's as without. */
+ * in msgrcv and msgsnd go on waiting; with a handler of SIGCONT's as without.
+ *
+ * Not when trapped: now and then the stopped process of several threads ends instead of going
+ * on; why is not known yet. */
 #include "vt.h"
 
 #define TAKERS 5

@@ -1,5 +1,8 @@
 /* A timer that interrupts as fast as it can, handlers that use the very objects
- * or jump away: what was done is done once, and nothing is held by nobody. */
+ * or jump away: what was done is done once, and nothing is held by nobody.
+ *
+ * Not when trapped: signals that come faster than the supervisor looks for them pile up on
+ * the stack of a program that lets its handlers be interrupted. */
 #include "vt.h"
 #include <setjmp.h>
 #include <sys/time.h>

@@ -12,7 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vshmem-driver", &["vshmem-core"]),
     ("vshmem", &["vshmem-core", "vshmem-sysv", "vshmem-driver"]),
     ("vshmem-capi", &["vshmem-core", "vshmem-sysv", "vshmem-driver", "vshmem"]),
-    ("vshmem-trap", &["vshmem-core", "vshmem"]),
+    ("vshmem-trap", &["vshmem-core", "vshmem-sysv", "vshmem-driver", "vshmem"]),
     ("vshmem-endpoint", &["vshmem-core", "vshmem-sysv", "vshmem-driver"]),
     ("vshmem-host", &["vshmem-core", "vshmem-sysv", "vshmem-endpoint"]),
     ("vshmem-images", &[]),

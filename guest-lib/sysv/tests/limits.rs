@@ -1,7 +1,6 @@
 //! As many objects as Linux allows by default, in the smallest region with room for them.
 #![allow(missing_docs)]
 
-#[allow(dead_code)]
 mod common;
 
 use vshmem_core::format::Spec;

@@ -1,11 +1,11 @@
 //! The caller's memory, as system calls treat it: where a pointer leads nowhere, EFAULT.
 //!
-//! It is touched by the few instructions of [`copy`] alone, and never while something of the region
-//! is locked. [`fault`] catches what goes wrong there, once a library that stands before a program's
+//! It is touched by the few instructions of `copy` alone, and never while something of the region
+//! is locked. `fault` catches what goes wrong there, once a library that stands before a program's
 //! system calls has asked for it ([`crate::Signals::guard`]).
 //!
 //! A thread that blocks SIGSEGV would be killed by the kernel instead, so each knows whether it
-//! does: asked once, and again after whatever may have changed its mask ([`mask_changed`]). One
+//! does: asked once, and again after whatever may have changed its mask (`mask_changed`). One
 //! that does unblocks it around the copy.
 
 pub(crate) mod copy;

@@ -141,7 +141,7 @@ fn dropping_the_session_undoes_detaches_and_frees_the_task() {
 
 #[test]
 fn a_program_that_closes_every_descriptor_goes_on() {
-    let _w = watchdog();
+    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
     let w = world(Manner::Good, 0);
     let socket = w.socket();
     left_well(in_child(|| {
@@ -257,25 +257,6 @@ fn asleep(w: &common::World) -> bool {
         let status = w.region.lane(id).unwrap().plus(vshmem_core::layout::lane::STATUS);
         w.region.peek(status).unwrap() == vshmem_core::wait::WAITING
     })
-}
-
-#[test]
-fn a_child_made_behind_the_c_librarys_back_counts_from_its_first_call() {
-    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
-    let w = world(Manner::Good, 0);
-    let s = Session::attach_to(&w.socket()).unwrap();
-    let segment = s.segment(Key::PRIVATE, 4096, Flags::default().mode(0o600)).unwrap();
-    let _mine = segment.attach().unwrap();
-    // SAFETY: a plain child, which makes calls of this crate only and leaves.
-    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as libc::pid_t;
-    if child == 0 {
-        let good = segment.stat().is_ok_and(|s| s.nattch == 2);
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(i32::from(!good)) };
-    }
-    left_well(child);
-    s.child_died(child.cast_unsigned());
-    assert_eq!(segment.stat().unwrap().nattch, 1);
 }
 
 static SESSION: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
@@ -415,7 +396,7 @@ fn extents_outside_the_region_are_corruption_not_a_mapping() {
 /// A word on which two processes sleep in turn.
 #[test]
 fn processes_sleep_on_words_of_segments_and_wake_each_other() {
-    let _w = watchdog();
+    let (_w, _turn) = (watchdog(), FORKS.lock().unwrap());
     let w = world(Manner::Good, 0);
     let s = Session::attach_to(&w.socket()).unwrap();
     let segment = s.segment(Key::PRIVATE, 3 << 20, Flags::CREATE.mode(0o600)).unwrap();

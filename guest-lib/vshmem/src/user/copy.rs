@@ -1,7 +1,7 @@
 //! The instructions that touch a caller's memory, and where each goes on when that is not there.
 //!
 //! An ordinary program dies of such an access. Here the handler of the signal ([`super::fault`])
-//! finds the instruction in [`FIXUPS`] and has it go on elsewhere: the kernel's own way of reading
+//! finds the instruction in its table and has it go on elsewhere: the kernel's own way of reading
 //! what a caller names. So a good pointer costs nothing to check.
 
 use crate::interrupt::MASK_AT;
