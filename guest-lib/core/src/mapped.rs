@@ -62,8 +62,8 @@ impl MappedMem {
         Ok(unsafe { &*word.cast::<AtomicU32>() })
     }
 
-    /// Turns an offset into an address; `word` does it for one word, nobody else does. No reference to what is there may be
-    /// formed: peers write it at any time.
+    /// Turns an offset into an address; `word` does it for one word, nobody else does. No reference to
+    /// what is there may be formed: peers write it at any time.
     ///
     /// # Errors
     /// The range is outside the region.

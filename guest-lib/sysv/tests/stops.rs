@@ -3,6 +3,7 @@
 
 mod common;
 use common::pause::{PauseMem, pausing};
+use common::still::Still;
 use common::{CREATE, caller, endpoint, heap, region, task};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,56 +19,6 @@ const UNDO: i16 = 0x1000;
 const NOWAIT: i32 = 0o4000;
 
 const ACTS: u8 = 17;
-
-/// Dies in its sleep.
-struct Die(HeapMem);
-impl Mem for Die {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-    fn load(&self, at: Offset, o: Ordering) -> Result<u64, Corrupt> {
-        self.0.load(at, o)
-    }
-    fn store(&self, at: Offset, v: u64, o: Ordering) -> Result<(), Corrupt> {
-        self.0.store(at, v, o)
-    }
-    fn cas(&self, at: Offset, a: u64, b: u64) -> Result<bool, Corrupt> {
-        self.0.cas(at, a, b)
-    }
-    fn fetch_or(&self, at: Offset, b: u64) -> Result<u64, Corrupt> {
-        self.0.fetch_or(at, b)
-    }
-    fn swap(&self, at: Offset, v: u64) -> Result<u64, Corrupt> {
-        self.0.swap(at, v)
-    }
-    fn read_bytes(&self, at: Offset, to: &mut [u8]) -> Result<(), Corrupt> {
-        self.0.read_bytes(at, to)
-    }
-    fn write_bytes(&self, at: Offset, f: &[u8]) -> Result<(), Corrupt> {
-        self.0.write_bytes(at, f)
-    }
-    fn zero(&self, at: Offset, len: u64) -> Result<(), Corrupt> {
-        self.0.zero(at, len)
-    }
-    fn relax(&self, i: u32) {
-        self.0.relax(i)
-    }
-}
-impl Park for Die {
-    fn sleep(&self, _: Offset, _: u32, _: Option<u64>) -> Woken {
-        std::panic::panic_any(vshmem_core::mem::Died)
-    }
-    fn wake(&self, _: u32, _: Offset, _: u32) {}
-    fn now(&self) -> u64 {
-        self.0.now()
-    }
-    fn seconds(&self) -> u32 {
-        self.0.seconds()
-    }
-    fn spin(&self) -> u64 {
-        0
-    }
-}
 
 fn op(num: u16, op: i16, flg: i16) -> SemBuf {
     SemBuf { num, op, flg }
@@ -473,7 +424,8 @@ fn a_half_applied_hand_off_does_not_reach_the_next_owner() {
         let (vt, vlane) = (v.task, vl.id());
         let died = catch_unwind(AssertUnwindSafe(|| {
             // sleep() is the first access after queueing whose status is WAITING: die in it.
-            let s = Region::open(Die(mem.clone())).unwrap();
+            let die = || std::panic::panic_any(vshmem_core::mem::Died);
+            let s = Region::open(Still(mem.clone(), die)).unwrap();
             let _ = sem::op(&s, &mut Lane::new(vlane), &v, set, &[op(0, -1, 0)], None);
         }));
         assert!(died.is_err());

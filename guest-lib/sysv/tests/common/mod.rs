@@ -2,6 +2,7 @@
 #![allow(missing_docs, dead_code)]
 
 pub mod pause;
+pub mod still;
 
 use vshmem_core::format::Spec;
 use vshmem_core::layout::{MIN_FILE, task};
