@@ -41,7 +41,7 @@ enum Task {
     Vm,
     /// Measure vshmem beside the kernel's own IPC.
     Bench(bench::Options),
-    /// Long runs: the oracle's random programs, the conformance programs again and again.
+    /// Long runs: the oracle's random programs, conformance again and again, storms.
     Soak(soak::Options),
 }
 

@@ -1,39 +1,44 @@
 //! `cargo xtask soak`: what takes too long for every day.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 use vshmem_tests::machine;
 use vshmem_tests::oracle::soak::{self, Tally};
 use vshmem_tests::oracle::{explained, player};
+use vshmem_tests::storms::{Plan, STORMS, Storm};
 
 use crate::cargo::{cargo, root};
 use crate::packages;
 use crate::stage::{Count, libtest};
 
-/// What is run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// Random programs, on the kernel and on vshmem.
-    Oracle,
-    /// The conformance programs, again and again.
-    Conformance,
+/// Random programs, on the kernel and on vshmem.
+const ORACLE: &str = "oracle";
+/// The conformance programs, again and again.
+const CONFORMANCE: &str = "conformance";
+
+/// The names of all parts.
+fn parts() -> impl Iterator<Item = &'static str> {
+    [ORACLE, CONFORMANCE].into_iter().chain(STORMS.iter().map(|s| s.name))
 }
 
 /// For how long, and what.
 #[derive(Args)]
 pub struct Options {
     /// Run only this part.
-    #[arg(long, value_name = "PART")]
-    only: Option<Part>,
+    #[arg(long, value_name = "PART", value_parser = PossibleValuesParser::new(parts()))]
+    only: Option<String>,
     /// How many operations the oracle does.
     #[arg(long, default_value_t = 1_000_000)]
     operations: u64,
-    /// The oracle's first seed.
+    /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Rounds of a storm, instead of its full number.
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
     /// Differences after which the oracle stops.
     #[arg(long, default_value_t = 1)]
     differences: usize,
@@ -52,12 +57,45 @@ pub struct Options {
 /// A part that cannot run at all.
 pub fn soak(options: &Options) -> Result<bool> {
     packages::ensure(packages::BUILD)?;
+    let chosen = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     let mut good = true;
-    if options.only.is_none_or(|p| p == Part::Oracle) {
+    if chosen(ORACLE) {
         good &= oracle(options)?;
     }
-    if options.only.is_none_or(|p| p == Part::Conformance) {
+    if chosen(CONFORMANCE) {
         good &= conformance(options)?;
+    }
+    for storm in STORMS.iter().filter(|s| chosen(s.name)) {
+        good &= raise(storm, options)?;
+    }
+    Ok(good)
+}
+
+/// Raises a storm. One of full size that broke no promise leaves its page of results.
+fn raise(storm: &Storm, options: &Options) -> Result<bool> {
+    if storm.guests {
+        packages::ensure(packages::GUESTS)?;
+    }
+    let plan = Plan { seed: options.seed, rounds: options.rounds.unwrap_or(storm.full) };
+    eprintln!("==> {}: {}", storm.name, storm.about);
+    let started = Instant::now();
+    let report = (storm.run)(&plan)?;
+    let mut facts: Vec<_> =
+        machine::facts().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    facts.push(("seed".into(), plan.seed.to_string()));
+    facts.push(("rounds".into(), plan.rounds.to_string()));
+    facts.push(("took".into(), format!("{:.0} s", started.elapsed().as_secs_f64())));
+    let page = format!(
+        "# Storm: {}\n\n{}\n\nAgain: `cargo xtask soak --only {}`.\n\n{}",
+        storm.name,
+        storm.about,
+        storm.name,
+        report.table(&facts)
+    );
+    print!("{page}");
+    let good = report.broken().is_empty();
+    if good && plan.rounds >= storm.full {
+        keep(storm.name, &page)?;
     }
     Ok(good)
 }
@@ -99,18 +137,19 @@ fn oracle(options: &Options) -> Result<bool> {
     print!("{page}");
     let good = tally.unexplained.is_empty();
     if good && tally.operations >= MILLION {
-        let path = root().join("docs/results/oracle.md");
-        write(&path, &page)?;
-        println!("written to {}", path.display());
+        keep(ORACLE, &page)?;
     }
     Ok(good)
 }
 
-fn write(path: &Path, page: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(path, page).with_context(|| format!("{}", path.display()))
+/// Writes a page of results.
+fn keep(name: &str, page: &str) -> Result<()> {
+    let folder = root().join("docs/results");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name).with_extension("md");
+    std::fs::write(&path, page).with_context(|| format!("{}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
 }
 
 fn page(options: &Options, tally: &Tally, took: Duration) -> String {

@@ -31,6 +31,7 @@ pub const STAGES: &[Stage] = &[
     Stage { name: "oracle", about: "random programs on the kernel and on vshmem", run: oracle },
     Stage { name: "trap", about: "programs that no library reaches", run: trap },
     Stage { name: "bad-input", about: "what is wrong is named and leaves nothing", run: bad_input },
+    Stage { name: "survival", about: "storms of deaths, stops and lies", run: survival },
     Stage { name: "users", about: "PostgreSQL and others, unmodified", run: users },
     Stage { name: "vm", about: "two guests, and four", run: vm },
 ];
@@ -131,6 +132,12 @@ fn trap() -> Result<Count> {
 fn bad_input() -> Result<Count> {
     packages::ensure(packages::BUILD)?;
     libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "bad_input"]))
+}
+
+fn survival() -> Result<Count> {
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::GUESTS)?;
+    libtest(&mut cargo(["test", "-p", "vshmem-tests", "--test", "survival"]))
 }
 
 fn users() -> Result<Count> {
