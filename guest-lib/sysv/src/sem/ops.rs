@@ -432,6 +432,28 @@ fn several<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
     Ok(false)
 }
 
+/// Sleepers in the order in which they are served: the kernel keeps a queue for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Waits for one semaphore to become zero.
+    Zero,
+    /// Waits for several.
+    Zeros,
+    /// Changes something.
+    Alters,
+}
+
+impl Class {
+    fn of<P: Platform>(r: &Region<P>, ops: &Ops<'_>) -> Result<Self> {
+        for i in 0..ops.len() {
+            if ops.get(r, i)?.op != 0 {
+                return Ok(Self::Alters);
+            }
+        }
+        Ok(if ops.len() == 1 { Self::Zero } else { Self::Zeros })
+    }
+}
+
 /// Serves everybody who can go now: waiters for zero first, then in order of arrival, and again
 /// from the start after every change that may let an earlier one go (the kernel's `do_smart_update`).
 /// `true`: the journal is full and more may be able to go; the set is marked dirty.
@@ -444,13 +466,10 @@ pub(super) fn hand_off<P: Platform>(
     let dirty = object.at.plus(set::DIRTY);
     'again: loop {
         let waiting = list.each(txn)?;
-        for only_zero in [true, false] {
+        for class in [Class::Zero, Class::Zeros, Class::Alters] {
             for id in &waiting {
                 let request = request_of(txn, *id)?;
-                if (0..request.ops.len()).try_fold(true, |all, i| {
-                    Ok::<_, Error>(all && request.ops.get(txn.region(), i)?.op == 0)
-                })? != only_zero
-                {
+                if Class::of(txn.region(), &request.ops)? != class {
                     continue;
                 }
                 if txn.room() < one_hand_off(request.ops.len()) {
@@ -461,11 +480,15 @@ pub(super) fn hand_off<P: Platform>(
                 let outcome = match try_ops(txn, object, &request, others)? {
                     Tried::Blocked(op) if !op.nowait() => continue,
                     // Where nothing is zero now, the kernel does not look at these.
-                    Tried::Blocked(_) if only_zero && !change.zeroed(txn, object)? => continue,
+                    Tried::Blocked(_)
+                        if class != Class::Alters && !change.zeroed(txn, object)? =>
+                    {
+                        continue;
+                    }
                     Tried::Blocked(_) => Err(Errno::EAGAIN),
                     Tried::Failed(errno) => Err(errno),
                     Tried::Done { zeroed, .. } => {
-                        if !only_zero {
+                        if class == Class::Alters {
                             change = Change::Some { zeroed };
                         }
                         Ok(())
@@ -474,14 +497,11 @@ pub(super) fn hand_off<P: Platform>(
                 list.settle(txn, *id, outcome)?;
                 let waiters = txn.get(object.at.plus(set::WAITERS))?;
                 txn.set(object.at.plus(set::WAITERS), waiters.saturating_sub(1))?;
-                if !only_zero && outcome.is_ok() {
+                if class == Class::Alters && outcome.is_ok() {
                     continue 'again;
                 }
-                if only_zero {
-                    continue;
-                }
             }
-            if only_zero && list.first(txn)?.is_none() {
+            if list.first(txn)?.is_none() {
                 break;
             }
         }
