@@ -14,7 +14,7 @@ use crate::region::Region;
 use crate::txn::Txn;
 
 /// What a block is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u64)]
 pub enum Pool {
     /// Semaphores.
@@ -27,6 +27,12 @@ pub enum Pool {
     Misc = 3,
 }
 
+impl Pool {
+    /// All of them.
+    pub const ALL: [Self; arena::POOLS_COUNT as usize] =
+        [Self::Sems, Self::Msgs, Self::Undo, Self::Misc];
+}
+
 const LOCK: Offset = Offset(sb::ARENA + arena::LOCK);
 const CURSOR: Offset = Offset(sb::ARENA + arena::CURSOR);
 const IN_USE: Offset = Offset(sb::ARENA + arena::PAGES);
@@ -35,7 +41,9 @@ const CARVE: u32 = 16;
 /// Pages from which on a run is aligned to 2 MiB, so that it can be mapped by huge pages.
 const HUGE: u32 = 512;
 
-fn class_of(size: u64) -> Option<u64> {
+/// The class of blocks that hold `size` bytes; `None` for more than the largest block.
+#[must_use]
+pub fn class_of(size: u64) -> Option<u64> {
     let shift = u64::from(size.max(1).next_power_of_two().trailing_zeros().max(arena::MIN_SHIFT));
     let class = shift - u64::from(arena::MIN_SHIFT);
     (class < u64::from(arena::CLASSES)).then_some(class)
@@ -231,7 +239,9 @@ impl<P: Platform> Txn<'_, P> {
     }
 }
 
-fn pool_at(pool: Pool, class: u64) -> Offset {
+/// Where the arena keeps {free list, carving position, carving end} of a pool's class.
+#[must_use]
+pub fn pool_at(pool: Pool, class: u64) -> Offset {
     let i = pool as u64 * u64::from(arena::CLASSES) + class;
     Offset(sb::ARENA + arena::POOLS).index(i, arena::POOL_STRIDE)
 }

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 mod error;
 pub mod msg;
 pub mod object;

@@ -11,7 +11,6 @@ mod pass;
 use crate::object::{self, Get, Held, Object, permit};
 use crate::waiters::{Patience, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
-use pass::Want;
 use vshmem_core::arena::{Pool, same_class, to_cell};
 use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
 use vshmem_core::mem::Ordering;
@@ -20,7 +19,7 @@ use vshmem_core::{Lane, Offset, Platform, Region, Txn, wait};
 
 pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
 pub(crate) use ctl::{dismiss_others, remove_object};
-pub(crate) use pass::{give_back, settle, unqueue};
+pub(crate) use pass::{Want, give_back, receivers, senders, settle, unqueue};
 
 /// The text of a message to be sent. Where it is another program's memory it may not be there, so
 /// it is touched once, outside every lock, at the moment at which the kernel would find out.
@@ -145,7 +144,8 @@ pub fn get<P: Platform>(
     })
 }
 
-fn block_bytes(size: u32) -> u64 {
+/// Bytes of a message's block.
+pub(crate) fn block_bytes(size: u32) -> u64 {
     msg::BYTES + u64::from(size)
 }
 

@@ -265,7 +265,7 @@ pub(crate) fn set_perm<P: Platform>(
     Ok(txn.set(object.at.plus(obj::CTIME), now)?)
 }
 
-fn bucket<P: Platform>(r: &Region<P>, kind: Kind, key: i32) -> Offset {
+pub(crate) fn bucket<P: Platform>(r: &Region<P>, kind: Kind, key: i32) -> Offset {
     let place = r.table(kind.keys());
     // Fibonacci hashing; the number of buckets is a power of two.
     let hash = u64::from((key as u32).wrapping_mul(0x9e37_79b1));

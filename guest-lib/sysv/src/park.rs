@@ -55,7 +55,7 @@ impl Key {
         Self { at: self.at.wrapping_add(n), ..self }
     }
 
-    fn bucket(self) -> u32 {
+    pub(crate) fn bucket(self) -> u32 {
         // Fibonacci hashing: its high bits depend on all of them.
         let mixed = self.at ^ u64::from(self.seg) << 40 ^ u64::from(self.life) << 20;
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - park::COUNT.ilog2())) as u32
@@ -69,7 +69,7 @@ impl Key {
     }
 
     /// What the lane at `slot` waits for, or waited for last.
-    fn of<P: Platform>(r: &Region<P>, slot: Offset) -> Result<Self> {
+    pub(crate) fn of<P: Platform>(r: &Region<P>, slot: Offset) -> Result<Self> {
         let cell = |o| r.peek(slot.plus(o));
         let (low, high) = (cell(lane::WAIT_PLACE)?, cell(lane::WAIT_PLACE + 8)?);
         Ok(Self {
@@ -98,7 +98,7 @@ fn bucket_at<P: Platform>(r: &Region<P>, index: u32) -> Result<Offset> {
     Ok(r.element(Table::Parking, index)?)
 }
 
-fn list(at: Offset) -> List {
+pub(crate) fn list(at: Offset) -> List {
     List { head: at.plus(park::HEAD), tail: at.plus(park::TAIL), kind: waits::PARK }
 }
 

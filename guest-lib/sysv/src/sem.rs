@@ -27,8 +27,8 @@ pub use ctl::{
 };
 pub(crate) use ctl::{dismiss_others, remove_object};
 pub use ops::{op, op_fast};
-pub(crate) use ops::{settle, unqueue};
-pub(crate) use undo::{apply as apply_undo, free_block as free_undo};
+pub(crate) use ops::{settle, unpack, unqueue, wait_list};
+pub(crate) use undo::{apply as apply_undo, bytes as undo_bytes, free_block as free_undo};
 
 /// Largest value (Linux: `SEMVMX`).
 pub const MAX_VALUE: i32 = 32_767;
@@ -80,11 +80,11 @@ impl Word {
 }
 
 /// Where semaphore `num` of the block at `sems` is; slot 0 is the arena's link.
-fn sem_at(sems: Offset, num: u32) -> Offset {
+pub(crate) fn sem_at(sems: Offset, num: u32) -> Offset {
     sems.index(u64::from(num) + 1, sem::STRIDE)
 }
 
-fn bytes(nsems: u32) -> u64 {
+pub(crate) fn bytes(nsems: u32) -> u64 {
     (u64::from(nsems) + 1) * sem::STRIDE
 }
 

@@ -87,15 +87,15 @@ pub struct ShmInfo {
 }
 
 /// Most extents of a segment of so many pages; more fragmentation than that is `ENOMEM`.
-fn most_extents(pages: u32) -> u32 {
+pub(crate) fn most_extents(pages: u32) -> u32 {
     31 + pages / 2048
 }
 
-fn list_bytes(pages: u32) -> u64 {
+pub(crate) fn list_bytes(pages: u32) -> u64 {
     extents::FIRST + u64::from(most_extents(pages)) * extents::STRIDE
 }
 
-fn extent_at(list: Offset, i: u32) -> Offset {
+pub(crate) fn extent_at(list: Offset, i: u32) -> Offset {
     list.plus(extents::FIRST).index(i.into(), extents::STRIDE)
 }
 

@@ -15,11 +15,11 @@ const ONE_HAND_OVER: usize = 32;
 
 /// Which messages a receiver takes.
 #[derive(Clone, Copy)]
-pub(super) struct Want {
-    mtype: i64,
-    except: bool,
+pub(crate) struct Want {
+    pub mtype: i64,
+    pub except: bool,
     /// Its room; `u64::MAX` with MSG_NOERROR.
-    room: u64,
+    pub room: u64,
 }
 
 impl Want {
@@ -32,7 +32,7 @@ impl Want {
         }
     }
 
-    fn takes(self, mtype: i64) -> bool {
+    pub fn takes(self, mtype: i64) -> bool {
         match self.mtype {
             0 => true,
             t if t < 0 => mtype <= t.saturating_neg(),
@@ -60,11 +60,11 @@ fn want_of<P: Platform>(txn: &Txn<'_, P>, id: LaneId) -> Result<Want> {
     })
 }
 
-fn receivers(at: Offset) -> List {
+pub(crate) fn receivers(at: Offset) -> List {
     List { head: at.plus(queue::RECV_HEAD), tail: at.plus(queue::RECV_TAIL), kind: waits::RECV }
 }
 
-fn senders(at: Offset) -> List {
+pub(crate) fn senders(at: Offset) -> List {
     List { head: at.plus(queue::SEND_HEAD), tail: at.plus(queue::SEND_TAIL), kind: waits::SEND }
 }
 

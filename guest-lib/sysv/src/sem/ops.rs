@@ -205,7 +205,8 @@ fn pack(op: SemBuf) -> u64 {
     u64::from(op.num) | u64::from(op.op as u16) << 16 | u64::from(op.flg as u16) << 32
 }
 
-fn unpack(word: u64) -> SemBuf {
+/// A sleeper's operation.
+pub(crate) fn unpack(word: u64) -> SemBuf {
     SemBuf { num: word as u16, op: (word >> 16) as u16 as i16, flg: (word >> 32) as u16 as i16 }
 }
 

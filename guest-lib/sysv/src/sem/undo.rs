@@ -16,7 +16,8 @@ use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 /// Adjustments taken back in one transaction.
 const BATCH: u32 = 128;
 
-fn bytes(nsems: u32) -> u64 {
+/// Bytes of a record.
+pub(crate) fn bytes(nsems: u32) -> u64 {
     undo::FIRST + u64::from(nsems) * undo::STRIDE
 }
 
