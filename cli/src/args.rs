@@ -407,6 +407,35 @@ pub enum RegionCommand {
     /// List the limits of a region
     Limits(List),
     Set(Set),
+    Check(Check),
+}
+
+/// Check that everything in a region is as it must be
+///
+/// Walks all tables, objects, lists, blocks and pages, and names what is wrong, where, and what it
+/// means. Programs may use the region meanwhile: what changes during the walk is looked at again, and
+/// only what stays as it is is reported; so damage in memory that is busy may only be seen when it is
+/// quiet. What is of the dead gets three seconds to be cleaned up.
+///
+/// Exit status: 0 nothing was found, 1 something was, or the check failed.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Region [default: $VSHMEM_SOCKET, or the user's own]
+    #[arg(value_name = "REGION", value_parser = region_name, conflicts_with = "region")]
+    pub name: Option<String>,
+
+    #[command(flatten)]
+    pub at: At,
+
+    #[command(flatten)]
+    pub format: Format,
+}
+
+impl Check {
+    /// The region asked for, one way or the other.
+    pub fn region(&self) -> Option<&str> {
+        self.name.as_deref().or(self.at.region.as_deref())
+    }
 }
 
 /// Set limits of a region

@@ -6,6 +6,7 @@
 
 mod agent;
 mod args;
+mod check;
 mod client;
 mod ipc;
 mod limits;
@@ -52,6 +53,7 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
         Command::Region(RegionCommand::List(args)) => listing::regions(dir, args),
         Command::Region(RegionCommand::Limits(args)) => limits::list(dir, args),
         Command::Region(RegionCommand::Set(args)) => limits::set(dir, args),
+        Command::Region(RegionCommand::Check(args)) => return check::run(dir, args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Vshmem::command(), "vshmem", &mut script);

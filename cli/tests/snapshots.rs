@@ -102,6 +102,7 @@ fn every_help_text_is_as_recorded() {
         &["region", "list"],
         &["region", "limits"],
         &["region", "set"],
+        &["region", "check"],
         &["completions"],
     ];
     all(commands.iter().flat_map(|command| {
@@ -180,6 +181,8 @@ fn every_complaint_is_as_recorded() {
         ("unshare-private-key", &["unshare", "-S", "0"], &[]),
         ("unshare-not-served", &["unshare", "--region", "demo", "-s", "1"], &[]),
         ("peer-list-without-endpoint", &["peer", "list"], &[]),
+        ("region-check-not-served", &["region", "check", "demo"], &[]),
+        ("region-check-two-names", &["region", "check", "demo", "--region", "demo"], &[]),
         ("region-list-empty", &["region", "list"], &[]),
         ("region-list-empty-json", &["region", "list", "--json"], &[]),
         ("agent-bad-name", &["agent", "--region", "A"], &[]),
