@@ -3,6 +3,7 @@
 use super::pass::{dismiss, each_message, look_again};
 use super::size_of;
 use crate::object::{self, Held, Object, Perm, own, permit};
+use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::layout::{Limit, dir, held, obj, queue};
 use vshmem_core::region::Kind;
@@ -183,7 +184,9 @@ pub(crate) fn remove_object<P: Platform>(
     object: &Object,
     c: Option<&Caller>,
 ) -> Result<()> {
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let left = r.transact(on, |txn| {
             txn.lock(Kind::Queue.dir().plus(dir::LOCK))?;
             object.lock(txn)?;
@@ -224,11 +227,11 @@ pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
         let (mut n, mut bytes) = (0, 0);
         each_message(txn, &object, |block| {
             n += 1;
-            bytes += size_of(txn, block)?;
+            bytes += u64::from(size_of(txn, block)?);
             Ok(true)
         })?;
         let same = n == txn.get(object.at.plus(queue::QNUM))?
-            && bytes == txn.get(object.at.plus(queue::CBYTES))?;
+            && bytes == u64::from(txn.get(object.at.plus(queue::CBYTES))?);
         if same {
             Ok(())
         } else {

@@ -2,12 +2,13 @@
 
 use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
 use crate::object::{self, Object, Perm, own, permit};
+use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::arena::Pool;
-use vshmem_core::layout::{Limit, dir, lane, obj, sem, set};
+use vshmem_core::layout::{Limit, arena, dir, lane, obj, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
-use vshmem_core::{Lane, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, Platform, Region, Txn};
 
 /// Semaphores written, or sleepers dismissed, in one transaction.
 const BATCH: usize = 250;
@@ -68,7 +69,12 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
 pub fn nsems<P: Platform>(r: &Region<P>, c: &Caller, id: i32) -> Result<usize> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o222)?;
-    Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
+    let nsems = r.peek(object.at.plus(set::NSEMS))?;
+    // The caller makes room for so many.
+    if bytes(nsems) > arena::MAX_BLOCK {
+        return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
+    }
+    Ok(nsems as usize)
 }
 
 /// `IPC_STAT`.
@@ -155,7 +161,9 @@ pub(crate) fn remove_object<P: Platform>(
     object: &Object,
     c: Option<&Caller>,
 ) -> Result<()> {
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let more = r.transact(on, |txn| {
             txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
             object.lock(txn)?;
@@ -226,7 +234,9 @@ fn look<P: Platform, T>(
 ) -> Result<T> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o444)?;
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let seen = r.transact(on, |txn| {
             object.lock(txn)?;
             let (_, nsems) = sems_of(txn, &object)?;
@@ -238,7 +248,7 @@ fn look<P: Platform, T>(
         })?;
         match seen {
             Some(value) => return Ok(value),
-            None => ops::settle(r, on, &object)?,
+            None => ops::settle(r, on, &object, &mut turns)?,
         }
     }
 }
@@ -428,5 +438,5 @@ fn write_values<P: Platform>(
         txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
         Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object, ops::Change::All)?)
     })?;
-    if more { ops::settle(r, on, object) } else { Ok(()) }
+    if more { ops::settle(r, on, object, &mut rounds(r)) } else { Ok(()) }
 }
