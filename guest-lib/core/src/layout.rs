@@ -12,7 +12,7 @@ pub const REGION_BASE: u64 = 2 << 20;
 /// The committing word of a formatted region: `VSHMEM` and a line end, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"VSHMEM\r\n");
 /// The format's version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Highest number of a region: ids have three bits for it, by which a process that uses several
 /// regions tells whose object an id names.
 pub const MAX_NUMBER: u32 = 7;
@@ -443,6 +443,8 @@ pub mod held {
     pub const UNDO: u32 = 5;
     /// Messages of a removed queue, linked: freed.
     pub const CHAIN: u32 = 7;
+    /// No block but the kind of an object it removes: sleepers are sent away, the object is freed.
+    pub const REMOVING: u32 = 8;
 }
 
 /// Which list a wait slot is in.
@@ -513,7 +515,7 @@ pub mod obj {
     pub const FREE: u32 = 0;
     /// An object.
     pub const LIVE: u32 = 1;
-    /// A segment removed while attached.
+    /// A segment removed while attached, a set or queue with sleepers still to be sent away.
     pub const DOOMED: u32 = 2;
 }
 

@@ -17,6 +17,7 @@ pub mod object;
 pub mod park;
 pub mod proc;
 pub mod reap;
+mod removal;
 pub mod sem;
 pub mod shm;
 mod waiters;

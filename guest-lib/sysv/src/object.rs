@@ -148,6 +148,15 @@ fn decode<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<(Offset, u3
     Ok((at, index, id as u32 >> INDEX_BITS))
 }
 
+/// Whether a life is that of an object that calls may name. A doomed segment is still attached.
+fn is_there(kind: Kind, life: u32) -> bool {
+    match life & 3 {
+        obj::LIVE => true,
+        obj::DOOMED => kind == Kind::Seg,
+        _ => false,
+    }
+}
+
 /// The live (or, for segments, doomed) object that `id` names, unless it was withdrawn from the
 /// caller's peer.
 pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, c: &Caller, id: i32) -> Result<Object> {
@@ -160,7 +169,7 @@ pub(crate) fn find<P: Platform>(r: &Region<P>, kind: Kind, c: &Caller, id: i32) 
 pub(crate) fn find_any<P: Platform>(r: &Region<P>, kind: Kind, id: i32) -> Result<Object> {
     let (at, index, seq) = decode(r, kind, id)?;
     let life = r.peek(at.plus(obj::LIFE))?;
-    if (life >> 2 ^ seq) & ((1 << SEQ_BITS) - 1) == 0 && life & 3 != obj::FREE {
+    if (life >> 2 ^ seq) & ((1 << SEQ_BITS) - 1) == 0 && is_there(kind, life) {
         Ok(Object { index, at, life, peer: ANYONE })
     } else {
         Err(Errno::EINVAL.into())
@@ -178,7 +187,7 @@ pub(crate) fn at_index<P: Platform>(
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)? & ((1 << INDEX_BITS) - 1);
     let at = r.object(kind, index).map_err(|_| Errno::EINVAL)?;
     let life = r.peek(at.plus(obj::LIFE))?;
-    if life & 3 == obj::FREE || withdrawn(r, at, || peer)? {
+    if !is_there(kind, life) || withdrawn(r, at, || peer)? {
         return Err(Errno::EINVAL.into());
     }
     Ok(Object { index, at, life, peer })
@@ -368,7 +377,7 @@ impl Get {
         let last = txn.get(dir.plus(dir::LAST))?;
         let mut seq = txn.get(dir.plus(dir::SEQ))?;
         if index < last {
-            seq = seq.wrapping_add(1) & SEQ_MASK;
+            seq = (seq + 1) & SEQ_MASK;
             txn.set(dir.plus(dir::SEQ), seq)?;
         }
         txn.set(dir.plus(dir::LAST), index + 1)?;

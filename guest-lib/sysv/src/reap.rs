@@ -4,9 +4,8 @@
 //! step checks under a lock that it is still to be done, and does it in the transaction that
 //! records it as done. A reaper that dies leaves the rest to the next.
 
-use crate::object::{self, ANYONE, Object};
-use crate::waiters::rounds;
-use crate::{Error, Result, msg, park, sem, shm, withdraw};
+use crate::object::{self, ANYONE, Held, Object};
+use crate::{Error, Result, msg, park, removal, sem, shm, withdraw};
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, Owner, TaskId};
@@ -176,8 +175,8 @@ pub(crate) fn drop_held<P: Platform>(
     owner: Option<Owner>,
 ) -> Result<()> {
     let slot = r.lane(id)?;
-    // A step frees many messages or a run of pages: it has fewer than there are pages.
-    for _ in 0..=r.table(Table::Pages).count {
+    // A step frees at least one block of 64 bytes.
+    for _ in 0..=r.mem().len() / 64 {
         let why = r.peek(slot.plus(lane::HELD_WHY))?;
         let index = r.peek(slot.plus(lane::HELD_FOR))?;
         match why {
@@ -198,8 +197,26 @@ pub(crate) fn drop_held<P: Platform>(
                     Ok::<_, Error>(same && msg::give_back(txn, &object, slot)?)
                 };
                 if r.transact(on, back)? {
-                    msg::settle(r, on, &object, &mut rounds(r))?;
+                    msg::settle(r, on, &object)?;
                 }
+            }
+            held::REMOVING => {
+                if r.lane_owner(id)? != owner {
+                    return Ok(());
+                }
+                removal::finish(r, on, slot)?;
+                if on.id() != id {
+                    // The messages of the queue that it removed.
+                    drop_own(r, on)?;
+                }
+                r.transact(on, |txn| {
+                    txn.lock(ARENA)?;
+                    let same = txn.get(slot.plus(lane::HELD_WHY))? == why;
+                    if same && r.lane_owner(id)? == owner {
+                        Held::drop_of(txn, slot)?;
+                    }
+                    Ok::<_, Error>(())
+                })?;
             }
             _ => {
                 r.transact(on, |txn| {
@@ -220,7 +237,7 @@ pub(crate) fn drop_held<P: Platform>(
                             return Err(vshmem_core::Corrupt::new(slot, what).into());
                         }
                     }
-                    Ok(txn.set(slot.plus(lane::HELD_WHY), held::NOTHING)?)
+                    Held::drop_of(txn, slot)
                 })?;
                 if r.lane_owner(id)? != owner {
                     return Ok(());
@@ -262,6 +279,7 @@ pub(crate) fn drop_spare<P: Platform>(
 pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> {
     let owners = r.table(Table::Owners);
     let mut sleepers = false;
+    let mut met = Ok(());
     for i in 0..owners.count as u32 {
         let id = LaneId(i);
         if id == on.id() || r.lane_owner(id)?.is_none() {
@@ -271,6 +289,10 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
             r.settle_lane(id, false)?;
         }
         let slot = r.lane(id)?;
+        // A remover that was stopped holds up nobody who has to hear that the object is gone.
+        if r.peek(slot.plus(lane::HELD_WHY))? == held::REMOVING {
+            met = met.and(removal::finish(r, on, slot).and_then(|()| drop_own(r, on)));
+        }
         let status = r.peek(slot.plus(lane::STATUS))?;
         sleepers |= status == wait::WAITING;
         if status != wait::IDLE
@@ -281,10 +303,9 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
         }
     }
     if !sleepers {
-        return Ok(()); // Nobody to hand anything to.
+        return met; // Nobody to hand anything to.
     }
     // Every object gets its turn, whatever another one holds.
-    let mut met = Ok(());
     for (kind, dirty) in [(Kind::Set, set::DIRTY), (Kind::Queue, queue::DIRTY)] {
         for index in object::indices(r, kind)? {
             let at = r.object(kind, index)?;
@@ -293,8 +314,8 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
             }
             let object = Object { index, at, life: r.peek(at.plus(obj::LIFE))?, peer: ANYONE };
             met = met.and(match kind {
-                Kind::Set => sem::settle(r, on, &object, &mut rounds(r)),
-                _ => msg::settle(r, on, &object, &mut rounds(r)),
+                Kind::Set => sem::settle(r, on, &object),
+                _ => msg::settle(r, on, &object),
             });
         }
     }

@@ -15,17 +15,17 @@ mod undo;
 use crate::object::{Get, Held, Object, flag};
 use crate::{Caller, Errno, Result};
 use vshmem_core::arena::{Pool, to_cell};
-use vshmem_core::layout::{Limit, arena, dir, held, sem, set};
+use vshmem_core::layout::{Limit, dir, held, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Turns, Txn};
+use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 
 pub use ctl::{
     SemInfo, SetStat, getall, getncnt, getpid, getval, getzcnt, info, nsems, remove, set, setall,
     setval, stat, stat_index,
 };
-pub(crate) use ctl::{dismiss_others, remove_object};
+pub(crate) use ctl::{dismiss_others, end};
 pub use ops::{op, op_fast};
 pub(crate) use ops::{settle, unpack, unqueue, wait_list};
 pub(crate) use undo::{apply as apply_undo, bytes as undo_bytes, free_block as free_undo};
@@ -91,9 +91,7 @@ pub(crate) fn bytes(nsems: u32) -> u64 {
 /// Stops fast operations on the semaphore at `at` until a transaction writes it unfrozen. Harmless
 /// when the caller's lock was stolen: the next operation merely takes the slow way.
 fn freeze<P: Platform>(r: &Region<P>, at: Offset) -> Result<()> {
-    let mut turns = Turns::new();
     loop {
-        turns.pass(1, at, "semaphore never comes to rest")?;
         let word = r.mem().load(at, Ordering::Acquire)?;
         if word & sem::FROZEN != 0 || r.mem().cas(at, word, word | sem::FROZEN)? {
             return Ok(());
@@ -105,9 +103,7 @@ fn freeze<P: Platform>(r: &Region<P>, at: Offset) -> Result<()> {
 fn sems_of<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<(Offset, u32)> {
     let sems = txn.region().block(txn.get(object.at.plus(set::SEMS))?)?;
     let nsems = txn.get(object.at.plus(set::NSEMS))?;
-    if bytes(nsems) > arena::MAX_BLOCK
-        || sems.0.saturating_add(bytes(nsems)) > txn.region().mem().len()
-    {
+    if sems.0.saturating_add(bytes(nsems)) > txn.region().mem().len() {
         return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
     }
     // Block and number belong together only under our own lock, and the callers freeze by them.
@@ -151,13 +147,7 @@ pub fn get<P: Platform>(
         return Err(Errno::ENOSPC.into());
     }
     // 1. A block, remembered by the lane.
-    let block = r.transact(on, |txn| {
-        let Some(block) = txn.alloc(Pool::Sems, bytes(nsems))? else {
-            return Err(crate::Error::from(Errno::ENOMEM));
-        };
-        Held::note(txn, held::SEMS, to_cell(block), nsems, 0)?;
-        Ok(block)
-    })?;
+    let block = reserve(r, on, nsems)?;
     // 2. Private: its words begin unfrozen, their sequence goes on.
     for num in 0..nsems {
         let at = sem_at(block, num);
@@ -201,6 +191,20 @@ pub fn get<P: Platform>(
         }
     })?
     .map_err(Into::into)
+}
+
+/// A block for `nsems` semaphores, which the lane holds.
+///
+/// # Errors
+/// `ENOMEM`.
+fn reserve<P: Platform>(r: &Region<P>, on: &mut Lane, nsems: u32) -> Result<Offset> {
+    r.transact(on, |txn| {
+        let Some(block) = txn.alloc(Pool::Sems, bytes(nsems))? else {
+            return Err(crate::Error::from(Errno::ENOMEM));
+        };
+        Held::note(txn, held::SEMS, to_cell(block), nsems, 0)?;
+        Ok(block)
+    })
 }
 
 fn give_back<P: Platform>(txn: &mut Txn<'_, P>, nsems: u32, block: Offset) -> Result<()> {

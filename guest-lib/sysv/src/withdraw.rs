@@ -6,8 +6,7 @@
 //! kernel; and what SEM_UNDO promised is kept. It ends with that kernel, as a kernel's own objects do.
 
 use crate::object::{self, ANYONE, Object, own};
-use crate::waiters::{UNSETTLED, rounds};
-use crate::{Caller, Error, Result, msg, sem, shm};
+use crate::{Caller, Error, Result, msg, removal, sem, shm};
 use vshmem_core::layout::{dir, obj, peer};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Peer, TaskId};
@@ -44,9 +43,7 @@ pub fn withdraw<P: Platform>(
 ) -> Result<Vec<Holder>> {
     let object = object::find(r, kind, c, id)?;
     let mine = c.who.peer();
-    let mut turns = rounds(r);
     loop {
-        turns.pass(1, object.at, UNSETTLED)?;
         let left = r.transact(on, |txn| {
             txn.lock(kind.dir().plus(dir::LOCK))?;
             enter(txn, kind, &object)?;
@@ -119,8 +116,7 @@ pub(crate) fn bury<P: Platform>(r: &Region<P>, on: &mut Lane, dead: &Peer) -> Re
     for (kind, object) in all {
         let removed = match kind {
             Kind::Seg => shm::remove_object(r, on, &object, None),
-            Kind::Set => sem::remove_object(r, on, &object, None),
-            Kind::Queue => msg::remove_object(r, on, &object, None),
+            Kind::Set | Kind::Queue => removal::remove(r, on, kind, &object, None),
         };
         met = met.and(match removed {
             // Another reaper was faster.

@@ -7,7 +7,7 @@ use crate::{msg, sem, shm};
 use std::collections::HashMap;
 use vshmem_core::arena::Pool;
 use vshmem_core::layout::{
-    self, PAGE, arena, extents, held, lane, obj, peer, queue, seg, sem as word, set,
+    self, PAGE, Table, arena, extents, held, lane, obj, peer, queue, seg, sem as word, set,
 };
 use vshmem_core::region::Kind;
 use vshmem_core::{LaneId, Offset, Platform};
@@ -37,8 +37,12 @@ fn common<P: Platform>(
     part: &mut Part,
 ) {
     let state = life & 3;
-    let known = state == obj::LIVE || state == obj::DOOMED && kind == Kind::Seg;
+    let known = state == obj::LIVE || state == obj::DOOMED;
     part.expect(v, known, Fault::Object, who, at.plus(obj::LIFE), || format!("state {state}"));
+    let ends = state != obj::DOOMED || kind == Kind::Seg || is_being_removed(v, kind, who, life);
+    part.expect(v, ends, Fault::Object, who, at.plus(obj::LIFE), || {
+        "is removed, and nobody is at it".to_owned()
+    });
     let mode = v.cell(at.plus(obj::MODE));
     let flags = match (kind, state) {
         (Kind::Seg, obj::DOOMED) => flag::SHM_LOCKED | flag::SHM_DEST,
@@ -62,6 +66,17 @@ fn common<P: Platform>(
     part.expect(v, v.cell(at.plus(obj::NAME)) == 0, Fault::Object, who, at.plus(obj::NAME), || {
         "has a long name, as no System V object has".to_owned()
     });
+}
+
+/// Whether a lane holds the removal of a doomed set or queue.
+fn is_being_removed<P: Platform>(v: View<'_, P>, kind: Kind, who: Who, life: u32) -> bool {
+    let Who::Object(_, index, _) = who else { return false };
+    (0..v.r.table(Table::Lanes).count as u32).any(|id| {
+        let Ok(slot) = v.r.lane(LaneId(id)) else { return false };
+        let holds = [(lane::HELD_WHY, held::REMOVING), (lane::HELD, kind as u32)];
+        let what = [(lane::HELD_FOR, index), (lane::HELD_LIFE, life)];
+        holds.into_iter().chain(what).all(|(o, value)| v.cell(slot.plus(o)) == value)
+    })
 }
 
 fn segment<P: Platform>(
@@ -153,6 +168,10 @@ fn semaphores<P: Platform>(v: View<'_, P>, who: Who, index: u32, at: Offset, par
         );
     }
     let Some(block) = block else { return };
+    // Whoever sleeps on a doomed one is about to be sent away.
+    if v.cell(at.plus(obj::LIFE)) & 3 == obj::DOOMED {
+        return;
+    }
     for id in waiting {
         sleeper(v, who, at, (block, nsems), id, part);
     }
@@ -238,6 +257,8 @@ fn messages<P: Platform>(
             "its last message is another than the end of its chain".to_owned()
         });
     }
+    // Whoever sleeps on a doomed one is about to be sent away.
+    let there = life & 3 == obj::LIVE;
     let (receivers, _) = waiting::list(v, msg::receivers(at), index, who, part);
     let (senders, _) = waiting::list(v, msg::senders(at), index, who, part);
     for id in receivers {
@@ -247,7 +268,7 @@ fn messages<P: Platform>(
             except: v.cell(slot.plus(lane::WAIT_N)) != 0,
             room: v.pair(slot.plus(lane::WAIT_SIZE)),
         };
-        if dirty == 0 && types.iter().any(|(_, mtype, _)| want.takes(*mtype)) {
+        if there && dirty == 0 && types.iter().any(|(_, mtype, _)| want.takes(*mtype)) {
             let status = slot.plus(lane::STATUS);
             let what = format!("lane {id} waits for a message that is there");
             part.note(v, Fault::Overlooked, who, status, what, &[status]);
@@ -260,7 +281,7 @@ fn messages<P: Platform>(
         let its = holds(lane::HELD_WHY) == held::SENDING
             && holds(lane::HELD) == holds(lane::WAIT_BLOCK)
             && holds(lane::HELD_FOR) == index
-            && holds(lane::HELD_LIFE) == life;
+            && holds(lane::HELD_LIFE) >> 2 == life >> 2;
         if !its {
             let what = format!("lane {id} waits to send a message that it does not hold");
             part.note(v, Fault::Waiters, who, slot.plus(lane::WAIT_BLOCK), what, &[status]);
@@ -270,7 +291,7 @@ fn messages<P: Platform>(
         let size = u64::from(v.cell(block.plus(layout::msg::SIZE)));
         let all = u64::from(cell(queue::QBYTES));
         let fits = u64::from(cell(queue::CBYTES)) + size <= all && u64::from(qnum) < all;
-        if dirty == 0 && fits {
+        if there && dirty == 0 && fits {
             let what = format!("lane {id} waits for room that is there");
             part.note(v, Fault::Overlooked, who, status, what, &[status]);
         }

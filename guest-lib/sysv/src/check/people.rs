@@ -283,6 +283,8 @@ fn holds<P: Platform>(v: View<'_, P>, who: Who, slot: Offset, part: &mut Part) {
         held::UNDO => {
             _ = part.block(v, Fault::Held, who, says, Pool::Undo, |_| sem::undo_bytes(index));
         }
+        // Whether the object is there is its own affair: others may have finished it.
+        held::REMOVING => {}
         held::CHAIN => _ = objects::chain(v, who, Fault::Held, says, None, part),
         why => part.note(v, Fault::Held, who, place, format!("for reason {why}"), &[place]),
     }

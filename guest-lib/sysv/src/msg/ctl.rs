@@ -3,9 +3,8 @@
 use super::pass::{dismiss, each_message, look_again};
 use super::size_of;
 use crate::object::{self, Held, Object, Perm, own, permit};
-use crate::waiters::{UNSETTLED, rounds};
-use crate::{Caller, Errno, Error, Result};
-use vshmem_core::layout::{Limit, dir, held, obj, queue};
+use crate::{Caller, Errno, Error, Result, removal};
+use vshmem_core::layout::{Limit, held, obj, queue};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
 use vshmem_core::{Lane, Platform, Region, Txn};
@@ -172,39 +171,24 @@ pub fn set<P: Platform>(
 /// `EINVAL`, `EPERM`.
 ///
 /// # If the caller dies
-/// The queue is there or gone; its messages, once it is gone, are freed by the reaper.
+/// The queue is there or gone; sleepers not yet told so are told, and its messages freed, by the
+/// reaper.
 pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
-    remove_object(r, on, &object::find(r, Kind::Queue, c, id)?, Some(c))
+    removal::remove(r, on, Kind::Queue, &object::find(r, Kind::Queue, c, id)?, Some(c))
 }
 
-/// Removes an object on behalf of `c`; of nobody, for a reaper.
-pub(crate) fn remove_object<P: Platform>(
-    r: &Region<P>,
-    on: &mut Lane,
-    object: &Object,
-    c: Option<&Caller>,
-) -> Result<()> {
-    let mut turns = rounds(r);
-    loop {
-        turns.pass(1, object.at, UNSETTLED)?;
-        let left = r.transact(on, |txn| {
-            txn.lock(Kind::Queue.dir().plus(dir::LOCK))?;
-            object.lock(txn)?;
-            c.map_or(Ok(()), |c| own(r, c, object.at))?;
-            let left = dismiss(txn, object, BATCH, Errno::EIDRM, |_| true)?;
-            if left == 0 {
-                object::retire(txn, Kind::Queue, object, 0)?;
-                let head = txn.get(object.at.plus(queue::HEAD))?;
-                if head != 0 {
-                    Held::note(txn, held::CHAIN, head, 0, 0)?;
-                }
-            }
-            Ok::<_, Error>(left)
-        })?;
-        if left == 0 {
-            return crate::reap::drop_own(r, on);
-        }
+/// A step of the removal of a queue whose directory and own lock the transaction holds: sends some
+/// sleepers away; the last step, `true`, ends the queue and leaves its messages to the lane.
+pub(crate) fn end<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+    if dismiss(txn, object, BATCH, Errno::EIDRM, |_| true)? > 0 {
+        return Ok(false);
     }
+    object::retire(txn, Kind::Queue, object, 0)?;
+    let head = txn.get(object.at.plus(queue::HEAD))?;
+    if head != 0 {
+        Held::note(txn, held::CHAIN, head, 0, 0)?;
+    }
+    Ok(true)
 }
 
 /// Sends sleepers of other peers than `mine` away with EIDRM; how many are left.
@@ -227,11 +211,11 @@ pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
         let (mut n, mut bytes) = (0, 0);
         each_message(txn, &object, |block| {
             n += 1;
-            bytes += u64::from(size_of(txn, block)?);
+            bytes += size_of(txn, block)?;
             Ok(true)
         })?;
         let same = n == txn.get(object.at.plus(queue::QNUM))?
-            && bytes == u64::from(txn.get(object.at.plus(queue::CBYTES))?);
+            && bytes == txn.get(object.at.plus(queue::CBYTES))?;
         if same {
             Ok(())
         } else {

@@ -1,11 +1,10 @@
 //! `semctl`.
 
 use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
-use crate::object::{self, Object, Perm, own, permit};
-use crate::waiters::{UNSETTLED, rounds};
-use crate::{Caller, Errno, Error, Result};
-use vshmem_core::arena::Pool;
-use vshmem_core::layout::{Limit, arena, dir, lane, obj, sem, set};
+use crate::object::{self, Held, Object, Perm, own, permit};
+use crate::{Caller, Errno, Error, Result, removal};
+use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::layout::{Limit, dir, held, lane, obj, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::{Corrupt, Lane, Platform, Region, Txn};
@@ -69,12 +68,7 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
 pub fn nsems<P: Platform>(r: &Region<P>, c: &Caller, id: i32) -> Result<usize> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o222)?;
-    let nsems = r.peek(object.at.plus(set::NSEMS))?;
-    // The caller makes room for so many.
-    if bytes(nsems) > arena::MAX_BLOCK {
-        return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
-    }
-    Ok(nsems as usize)
+    Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
 }
 
 /// `IPC_STAT`.
@@ -149,48 +143,32 @@ pub fn set<P: Platform>(
 /// `EINVAL`, `EPERM`.
 ///
 /// # If the caller dies
-/// The set is there or gone; of more than 250 sleepers some may have been dismissed before.
+/// The set is there or gone; sleepers not yet told so are told by the reaper.
 pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) -> Result<()> {
-    remove_object(r, on, &object::find(r, Kind::Set, c, id)?, Some(c))
+    removal::remove(r, on, Kind::Set, &object::find(r, Kind::Set, c, id)?, Some(c))
 }
 
-/// Removes an object on behalf of `c`; of nobody, for a reaper.
-pub(crate) fn remove_object<P: Platform>(
-    r: &Region<P>,
-    on: &mut Lane,
-    object: &Object,
-    c: Option<&Caller>,
-) -> Result<()> {
-    let mut turns = rounds(r);
-    loop {
-        turns.pass(1, object.at, UNSETTLED)?;
-        let more = r.transact(on, |txn| {
-            txn.lock(Kind::Set.dir().plus(dir::LOCK))?;
-            object.lock(txn)?;
-            c.map_or(Ok(()), |c| own(r, c, object.at))?;
-            let list = ops::wait_list(object.at);
-            let waiting = list.each(txn)?;
-            for id in waiting.iter().take(BATCH / 2) {
-                list.settle(txn, *id, Err(Errno::EIDRM))?;
-            }
-            let left = waiting.len().saturating_sub(BATCH / 2);
-            txn.set(object.at.plus(set::WAITERS), left as u32)?;
-            if left > 0 {
-                return Ok::<_, Error>(true);
-            }
-            let (sems, nsems) = sems_of(txn, object)?;
-            // No fast operation may succeed on a word that will be another set's.
-            for num in 0..nsems {
-                freeze(r, sem_at(sems, num))?;
-            }
-            object::retire(txn, Kind::Set, object, nsems)?;
-            txn.free(Pool::Sems, bytes(nsems), sems)?;
-            Ok(false)
-        })?;
-        if !more {
-            return Ok(());
-        }
+/// A step of the removal of a set whose directory and own lock the transaction holds: sends some
+/// sleepers away; the last step, `true`, frees the set.
+pub(crate) fn end<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+    let (sems, nsems) = sems_of(txn, object)?;
+    // No fast operation may succeed on a set that is gone, or a word that will be another set's.
+    for num in 0..nsems {
+        freeze(txn.region(), sem_at(sems, num))?;
     }
+    let list = ops::wait_list(object.at);
+    let waiting = list.each(txn)?;
+    for id in waiting.iter().take(BATCH / 2) {
+        list.settle(txn, *id, Err(Errno::EIDRM))?;
+    }
+    let left = waiting.len().saturating_sub(BATCH / 2);
+    txn.set(object.at.plus(set::WAITERS), left as u32)?;
+    if left > 0 {
+        return Ok(false);
+    }
+    object::retire(txn, Kind::Set, object, nsems)?;
+    txn.free(Pool::Sems, bytes(nsems), sems)?;
+    Ok(true)
 }
 
 /// Sends sleepers of other peers than `mine` away with EIDRM; how many are left. When none is, all
@@ -234,9 +212,7 @@ fn look<P: Platform, T>(
 ) -> Result<T> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o444)?;
-    let mut turns = rounds(r);
     loop {
-        turns.pass(1, object.at, UNSETTLED)?;
         let seen = r.transact(on, |txn| {
             object.lock(txn)?;
             let (_, nsems) = sems_of(txn, &object)?;
@@ -248,7 +224,7 @@ fn look<P: Platform, T>(
         })?;
         match seen {
             Some(value) => return Ok(value),
-            None => ops::settle(r, on, &object, &mut turns)?,
+            None => ops::settle(r, on, &object)?,
         }
     }
 }
@@ -389,11 +365,13 @@ pub fn setval<P: Platform>(
     write_values(r, on, c, &object, num, &[value as u16])
 }
 
-/// `SETALL`: sets all values and cancels all undo adjustments of the set. Sets of more than 250
-/// semaphores change in several steps, in order.
+/// `SETALL`: sets all values and cancels all undo adjustments of the set.
 ///
 /// # Errors
-/// `EINVAL`, `EACCES`, `ERANGE`.
+/// `EINVAL`, `EACCES`, `ERANGE`; `ENOMEM` for more than 250 semaphores, of which a copy is made.
+///
+/// # If the caller dies
+/// All values are set, or none.
 pub fn setall<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
@@ -409,10 +387,59 @@ pub fn setall<P: Platform>(
     if values.iter().any(|v| i32::from(*v) > MAX_VALUE) {
         return Err(Errno::ERANGE.into());
     }
-    for (i, values) in values.chunks(BATCH).enumerate() {
-        write_values(r, on, c, &object, (i * BATCH) as u32, values)?;
+    if values.len() <= BATCH {
+        write_values(r, on, c, &object, 0, values)
+    } else {
+        replace_values(r, on, c, &object, values)
     }
-    Ok(())
+}
+
+/// As [`write_values`] for more semaphores than a journal has room for: the set gets other memory
+/// with the new values in it.
+fn replace_values<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    c: &Caller,
+    object: &Object,
+    values: &[u16],
+) -> Result<()> {
+    let nsems = values.len() as u32;
+    // 1. Memory, remembered by the lane.
+    let new = super::reserve(r, on, nsems)?;
+    // 2. The values, and the set with them in one step.
+    let replaced = r.transact(on, |txn| {
+        if let Err(gone) = object.lock(txn) {
+            // The memory goes back in the same step.
+            let Error::Errno(errno) = gone else { return Err(gone) };
+            return super::give_back(txn, nsems, new).map(|()| Err(errno));
+        }
+        let (old, have) = sems_of(txn, object)?;
+        if have != nsems {
+            return Err(Corrupt::new(object.at, "set of another size than before").into());
+        }
+        let frozen = txn.get(object.at.plus(set::WAITERS))? > 0;
+        for (num, value) in (0..).zip(values) {
+            if num % 64 == 0 {
+                txn.valid()?;
+            }
+            let (from, to) = (sem_at(old, num), sem_at(new, num));
+            freeze(r, from)?;
+            // Nobody else looks there yet. The sequence is that of the memory, not of the set.
+            let word = Word(r.mem().load(to, Ordering::Relaxed)?);
+            let word = word.next((*value).into(), c.who, frozen);
+            r.mem().store(to, word.0, Ordering::Release)?;
+            let otime = r.mem().load(from.plus(sem::OTIME), Ordering::Relaxed)?;
+            r.mem().store(to.plus(sem::OTIME), otime, Ordering::Relaxed)?;
+            let epoch = txn.get(from.plus(sem::EPOCH))?;
+            r.init(to.plus(sem::EPOCH), epoch.wrapping_add(1))?;
+        }
+        txn.set(object.at.plus(set::SEMS), to_cell(new))?;
+        txn.free(Pool::Sems, bytes(nsems), old)?;
+        Held::clear(txn, held::SEMS, new)?;
+        txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
+        Ok(Ok(frozen && ops::hand_off(txn, object, ops::Change::All)?))
+    })?;
+    if replaced? { ops::settle(r, on, object) } else { Ok(()) }
 }
 
 fn write_values<P: Platform>(
@@ -438,5 +465,5 @@ fn write_values<P: Platform>(
         txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
         Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object, ops::Change::All)?)
     })?;
-    if more { ops::settle(r, on, object, &mut rounds(r)) } else { Ok(()) }
+    if more { ops::settle(r, on, object) } else { Ok(()) }
 }
