@@ -7,8 +7,10 @@
 use crate::object::{self, ANYONE, Held, Object};
 use crate::{Error, Result, msg, park, removal, sem, shm, withdraw};
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
+use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, Owner, TaskId};
+use vshmem_core::txn::next_cell;
 use vshmem_core::{Lane, LaneId, Offset, Platform, Region, wait};
 
 /// Guards what a dead lane holds against two reapers at once.
@@ -61,6 +63,7 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
             }
             unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
+            forget_outcome(r, id, owner)?;
             drop_held(r, on, id, Some(owner))?;
             drop_spare(r, on, id, Some(owner))?;
             r.release_lane(id, owner)?;
@@ -69,6 +72,18 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
         met = met.and(clear());
     }
     met
+}
+
+/// Takes an outcome that its sleeper did not live to take: a lane of nobody waits for nothing.
+fn forget_outcome<P: Platform>(r: &Region<P>, id: LaneId, owner: Owner) -> Result<()> {
+    let at = r.lane(id)?.plus(lane::STATUS);
+    // The word first and the owner last: the swap fails if the next owner has slept since.
+    let word = r.mem().load(at, Ordering::Acquire)?;
+    let settled = !matches!(word as u32, wait::IDLE | wait::WAITING);
+    if settled && r.lane_owner(id)? == Some(owner) {
+        r.mem().cas(at, word, next_cell(word, wait::IDLE))?;
+    }
+    Ok(())
 }
 
 /// Reaps a dead peer: all its tasks, its endpoint's lanes, what was withdrawn to it, then its slot.

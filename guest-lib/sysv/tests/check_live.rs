@@ -2,16 +2,18 @@
 #![allow(missing_docs)]
 
 mod common;
+use common::still::Still;
 use common::{CREATE, endpoint, heap, region, task};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vshmem_core::layout::queue;
-use vshmem_core::mem::{HeapMem, Park};
+use vshmem_core::mem::{Died, HeapMem, Park};
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Region};
 use vshmem_sysv::check::{self, Fault};
 use vshmem_sysv::sem::SemBuf;
-use vshmem_sysv::{Caller, msg, sem, shm};
+use vshmem_sysv::{Caller, msg, reap, sem, shm};
 
 const NOWAIT: i32 = 0o4000;
 
@@ -43,6 +45,26 @@ fn work(r: &Region<HeapMem>, on: &mut Lane, c: &Caller, i: u64, set: i32, queue:
         let _ = msg::send(r, on, c, q, 1, &[1; 300], NOWAIT, None);
         let _ = msg::remove(r, on, c, q);
     }
+}
+
+/// Dead in its sleep, served all the same: the lane goes back as it was.
+#[test]
+fn an_outcome_that_its_sleeper_did_not_live_to_take_leaves_with_it() {
+    let mem = heap();
+    let r = region(&mem);
+    let mut on = endpoint(&r);
+    let (c, mut mine) = task(&r, &mut on, 10);
+    let (d, mut other) = task(&r, &mut on, 11);
+    let set = sem::get(&r, &mut mine, &c, 1, 1, CREATE).unwrap();
+    let gone: fn() = || std::panic::panic_any(Died);
+    let asleep = Region::open(Still(mem.clone(), gone)).unwrap();
+    let died = catch_unwind(AssertUnwindSafe(|| {
+        sem::op(&asleep, &mut other, &d, set, &[op(0, -1, 0)], None)
+    }));
+    assert!(died.is_err());
+    sem::op(&r, &mut mine, &c, set, &[op(0, 1, 0)], None).unwrap();
+    reap::task(&r, &mut on, d.task).unwrap();
+    assert_eq!(check::look(&r, &mut on).unwrap(), []);
 }
 
 #[test]
