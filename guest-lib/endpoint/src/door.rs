@@ -1,6 +1,7 @@
 //! Connections: accepting, receiving, answering, and making room.
 
 use crate::endpoint::{Connection, Endpoint, Role};
+use crate::foreign::Foreign;
 use crate::sys;
 use rustix::io::Errno;
 use rustix::net::{
@@ -9,6 +10,7 @@ use rustix::net::{
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 use vshmem_core::attach::{REQUEST, Reply, Request};
 
@@ -80,6 +82,7 @@ impl Endpoint {
         } else if all >= self.policy.waiting {
             self.evict(|_| true);
         }
+        let socket = Foreign::connection(socket, who.uid, &self.bin);
         self.connect(Connection { socket, who, role: Role::New });
     }
 
@@ -126,13 +129,20 @@ impl Endpoint {
                 return self.ended(token);
             }
         };
-        let answer = match Request::decode(&packet.bytes) {
-            Ok(request) => self.request(token, request, packet).unwrap_or_else(|refusal| {
-                warn!(errno = %refusal.errno, reason = refusal.text, "request refused");
+        let sys::Packet { bytes, fds, sender } = packet;
+        let uid = connection.who.uid;
+        let gifts = fds.into_iter().map(|fd| Foreign::gift(fd, uid, &self.bin)).collect();
+        let answer = match Request::decode(&bytes) {
+            Ok(request) => self.request(token, request, sender, gifts).unwrap_or_else(|refusal| {
+                if self.talk.may() {
+                    warn!(errno = %refusal.errno, reason = refusal.text, "request refused");
+                }
                 refusal.reply().into()
             }),
             Err(bad) => {
-                warn!(error = %bad, "a packet that is no request: closing its connection");
+                if self.talk.may() {
+                    warn!(error = %bad, "a packet that is no request: closing its connection");
+                }
                 self.answer(token, &Refusal::new(Errno::PROTO, bad.to_string()).reply().into());
                 return self.ended(token);
             }
@@ -143,13 +153,41 @@ impl Endpoint {
     }
 
     /// `false` if the client cannot be told: it does not read, or is gone.
-    fn answer(&self, token: u64, answer: &Answer) -> bool {
+    fn answer(&mut self, token: u64, answer: &Answer) -> bool {
         let Some(connection) = self.connections.get(&token) else { return true };
         let sent = send(connection.socket.as_fd(), answer);
-        if let Err(e) = &sent {
+        if let Err(e) = &sent
+            && self.talk.may()
+        {
             warn!(pid = connection.who.pid, error = %e, "cannot answer: closing the connection");
         }
         sent.is_ok()
+    }
+}
+
+/// What is said of clients, who may give cause for any number of lines.
+#[derive(Debug, Default)]
+pub(crate) struct Talk {
+    since: Option<Instant>,
+    said: u32,
+}
+
+impl Talk {
+    /// Lines in each span of time; what is more is counted.
+    const LINES: u32 = 20;
+    const SPAN: Duration = Duration::from_secs(10);
+
+    /// Whether another line may be written now.
+    pub(crate) fn may(&mut self) -> bool {
+        if self.since.is_none_or(|since| since.elapsed() > Self::SPAN) {
+            let unsaid = self.said.saturating_sub(Self::LINES);
+            if unsaid > 0 {
+                warn!(unsaid, "more was refused to clients than is told here");
+            }
+            *self = Self { since: Some(Instant::now()), said: 0 };
+        }
+        self.said = self.said.saturating_add(1);
+        self.said <= Self::LINES
     }
 }
 

@@ -1,6 +1,8 @@
 //! The endpoint itself: what it holds, its loop, and its duties towards peers.
 
 use crate::clock::{self, Clock};
+use crate::door::Talk;
+use crate::foreign::{Bin, Foreign};
 use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::sys::{self, Credentials};
@@ -82,7 +84,7 @@ pub(crate) enum Role {
 
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: Foreign,
     /// Who connected it.
     pub(crate) who: Credentials,
     pub(crate) role: Role,
@@ -117,6 +119,10 @@ pub struct Endpoint {
     /// Never reused: an event that was fetched before its source went away finds nothing.
     next_token: u64,
     pub(crate) connections: HashMap<u64, Connection>,
+    /// For what clients gave.
+    pub(crate) bin: Bin,
+    /// For what is said of them.
+    pub(crate) talk: Talk,
     pub(crate) tasks: HashMap<u64, Watched>,
     /// Children that were announced to the endpoint before this one.
     pub(crate) orphans: Vec<TaskId>,
@@ -169,6 +175,8 @@ impl Endpoint {
             clock: None,
             next_token: FIRST_TOKEN,
             connections: HashMap::new(),
+            bin: Bin::default(),
+            talk: Talk::default(),
             tasks: HashMap::new(),
             orphans: Vec::new(),
             left: Vec::new(),

@@ -2,13 +2,14 @@
 
 use crate::door::{Answer, Refusal};
 use crate::endpoint::{Connection, Endpoint, Role};
-use crate::sys::{self, Credentials, Packet};
+use crate::foreign::Foreign;
+use crate::sys::{self, Credentials};
 use crate::watch::{Process, Watched};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use std::os::fd::{AsRawFd, OwnedFd};
-use tracing::{debug, info};
+use tracing::debug;
 use vshmem_core::attach::{Op, Reply, Request, Transport};
 use vshmem_core::layout::{Table, peer, task};
 use vshmem_core::task::{NewTask, TaskId};
@@ -33,10 +34,11 @@ impl Endpoint {
         &mut self,
         token: u64,
         request: Request,
-        packet: Packet,
+        sender: Option<Credentials>,
+        gifts: Vec<Foreign>,
     ) -> Result<Answer, Refusal> {
         let Some(connection) = self.connections.get(&token) else { return Err(gone()) };
-        let sender = packet.sender.ok_or_else(|| {
+        let sender = sender.ok_or_else(|| {
             Refusal::new(Errno::PERM, "the kernel did not say who sent this request")
         })?;
         let id = TaskId { index: request.a as u32, incarnation: request.b };
@@ -46,9 +48,9 @@ impl Endpoint {
             (Op::Hello, Role::Child(child)) => self.hello(token, child, sender),
             (Op::Fork, Role::Task(parent)) => {
                 index()?;
-                self.fork(parent, id, packet.fds)
+                self.fork(parent, id, gifts)
             }
-            (Op::Keep, Role::Task(keeper)) => self.keep(keeper, sender, packet.fds),
+            (Op::Keep, Role::Task(keeper)) => self.keep(keeper, sender, gifts),
             (Op::Ring, Role::Task(_)) => self.doorbell(index()?),
             (Op::Reap, Role::Task(_)) => {
                 index()?;
@@ -130,7 +132,7 @@ impl Endpoint {
         }
         let pid = self.tasks.get(&task).map(|t| t.process.pid).ok_or_else(gone)?;
         // Where that cannot be seen: an image that is still there keeps its connections.
-        let same = sys::maps(pid, self.file).unwrap_or_else(|| self.has_connection(task));
+        let same = sys::maps(pid, self.file).unwrap_or_else(|| self.hinto_connection(task));
         if !same {
             debug!(pid, "task attaches from another program");
             self.new_image(task);
@@ -142,7 +144,7 @@ impl Endpoint {
         Ok(task)
     }
 
-    fn has_connection(&self, task: u64) -> bool {
+    fn hinto_connection(&self, task: u64) -> bool {
         let open = |c: &Connection| {
             let mut byte = [0_u8; 1];
             let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
@@ -186,7 +188,7 @@ impl Endpoint {
         &mut self,
         keeper: u64,
         sender: Credentials,
-        fds: Vec<OwnedFd>,
+        gifts: Vec<Foreign>,
     ) -> Result<Answer, Refusal> {
         let keeper = self.tasks.get(&keeper).ok_or_else(gone)?;
         if sender.pid != keeper.process.pid {
@@ -194,11 +196,10 @@ impl Endpoint {
             return Err(Refusal::new(Errno::PERM, text));
         }
         let keeper = keeper.id;
-        let mut fds = fds.into_iter();
-        let (Some(pidfd), None) = (fds.next(), fds.next()) else {
-            return Err(Refusal::new(Errno::INVAL, "one pidfd must come with this request"));
-        };
-        let pid = sys::pid_of(&pidfd).ok_or_else(|| {
+        let pidfd = only(gifts)
+            .ok_or_else(|| Refusal::new(Errno::INVAL, "one pidfd must come with this request"))?;
+        let known = sys::pid_of(&pidfd).and_then(|pid| Some((pid, pidfd.harmless()?)));
+        let (pid, pidfd) = known.ok_or_else(|| {
             Refusal::new(Errno::INVAL, "what came is no pidfd of a living process of this kernel")
         })?;
         let process = Process::find(pid, Some(pidfd)).map_err(system("watch the process"))?;
@@ -274,7 +275,7 @@ impl Endpoint {
     }
 
     /// A task announces a child whose slot it has claimed.
-    fn fork(&mut self, parent: u64, id: TaskId, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+    fn fork(&mut self, parent: u64, id: TaskId, gifts: Vec<Foreign>) -> Result<Answer, Refusal> {
         let parent = self.tasks.get(&parent).ok_or_else(gone)?;
         let (pid, uid) = (parent.process.pid, parent.uid);
         let claimed = self.region.task(id.index)?.filter(|t| {
@@ -284,7 +285,7 @@ impl Endpoint {
             let text = format!("task slot {} is not claimed for a child of this process", id.index);
             return Err(Refusal::new(Errno::INVAL, text));
         }
-        let announced = self.announce(id, pid, uid, fds);
+        let announced = self.announce(id, pid, uid, gifts);
         if announced.is_err() {
             // The child will not be a task: nobody else would free its slot.
             self.reap(id);
@@ -297,13 +298,11 @@ impl Endpoint {
         id: TaskId,
         pid: u32,
         uid: u32,
-        fds: Vec<OwnedFd>,
+        gifts: Vec<Foreign>,
     ) -> Result<Answer, Refusal> {
         self.check_quota(uid, Errno::AGAIN)?;
-        let mut fds = fds.into_iter();
-        let (Some(socket), None) = (fds.next(), fds.next()) else {
-            return Err(Refusal::new(Errno::INVAL, "one descriptor must come with a fork"));
-        };
+        let socket = only(gifts)
+            .ok_or_else(|| Refusal::new(Errno::INVAL, "one descriptor must come with a fork"))?;
         let good = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&socket) == Ok(SocketType::SEQPACKET)
             && sockopt::socket_acceptconn(&socket) == Ok(false);
@@ -313,7 +312,7 @@ impl Endpoint {
                 "the child's connection is no SEQPACKET socket",
             ));
         }
-        let who = Credentials { pid, uid, gid: u32::MAX };
+        let (socket, who) = (socket.into_connection(), Credentials { pid, uid, gid: u32::MAX });
         if !self.connect(Connection { socket, who, role: Role::Child(id) }) {
             return Err(Refusal::new(Errno::NFILE, "the endpoint cannot watch the child"));
         }
@@ -379,9 +378,18 @@ impl Endpoint {
             }
             // Somebody is at it: idempotent, and finished when this returns.
             Some(t) if t.id == id => self.reap(id),
-            _ => info!(slot = id.index, "asked to reap a task that is gone"),
+            _ => debug!(slot = id.index, "asked to reap a task that is gone"),
         }
         Ok(Reply::done().into())
+    }
+}
+
+/// What came, if it is one.
+fn only(gifts: Vec<Foreign>) -> Option<Foreign> {
+    let mut gifts = gifts.into_iter();
+    match (gifts.next(), gifts.next()) {
+        (only, None) => only,
+        _ => None,
     }
 }
 

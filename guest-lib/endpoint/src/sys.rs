@@ -96,19 +96,20 @@ pub struct Packet {
     pub sender: Option<Credentials>,
 }
 
-/// Descriptors a packet may bring; the kernel closes what exceeds the room.
-const MAX_FDS: usize = 8;
+/// Descriptors a packet may bring: the kernel's own limit. It would close what exceeds the room
+/// right here, and a close may wait, see [`crate::foreign`].
+const MAX_FDS: usize = 253;
 
 /// Control messages need the alignment of `cmsghdr`.
 #[repr(C, align(8))]
-struct Control([u8; 256]);
+struct Control([u8; 1088]);
 
 /// Takes one packet without waiting; `None` at the end of the connection.
 ///
 /// A packet longer than `room` comes back with `room + 1` bytes: too long, whatever it says.
 pub fn receive(socket: impl AsFd, room: usize) -> Result<Option<Packet>, Errno> {
     let mut bytes = vec![0; room + 1];
-    let mut control = Control([0; 256]);
+    let mut control = Control([0; 1088]);
     // SAFETY: all zeros is a valid empty `msghdr`.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -163,6 +164,28 @@ pub fn receive(socket: impl AsFd, room: usize) -> Result<Option<Packet>, Errno> 
     Ok(Some(packet))
 }
 
+/// Whether the other side has closed, or shut down for sending, and everything it sent was received.
+pub fn is_at_end(socket: impl AsFd) -> bool {
+    let mut byte = 0_u8;
+    // Room for no control message, so that any is seen by its being cut. Descriptors stay in the
+    // queue, since this only looks.
+    let mut control = Control([0; 1088]);
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: all zeros is a valid empty `msghdr`.
+    let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    // SAFETY: a pure function of its argument.
+    header.msg_controllen = unsafe { libc::CMSG_LEN(0) } as usize;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to `part`, which points to `byte`, and to `control`, which is
+    // larger than it says; all live during the call.
+    let n = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+    // An empty packet still brings its sender, on a socket that asks for that.
+    n == 0 && header.msg_flags & libc::MSG_CTRUNC == 0
+}
+
 /// When process `pid` began, in clock ticks since boot; `None` if there is none.
 pub fn start_time(pid: u32) -> Option<u64> {
     stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 22)?.parse().ok()
@@ -174,8 +197,16 @@ fn stat_field(line: &str, n: usize) -> Option<&str> {
     line.get(line.rfind(')')? + 1..)?.split_ascii_whitespace().nth(n - 3)
 }
 
-/// The process a pidfd stands for, in this process's own pid namespace.
+/// The process a pidfd stands for, in this process's own pid namespace; `None` of what is none.
 pub fn pid_of(pidfd: impl AsFd) -> Option<u32> {
+    // First, since others may have a very long description.
+    let link = format!("/proc/self/fd/{}", pidfd.as_fd().as_raw_fd());
+    let link = fs::read_link(link).ok()?;
+    // The kernel's own names: those of files begin with a slash.
+    let link = link.to_string_lossy();
+    if link != "anon_inode:[pidfd]" && !link.starts_with("pidfd:") {
+        return None;
+    }
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
     let text = fs::read_to_string(path).ok()?;
     // -1 of one that has ended, 0 of one that is invisible from here.
@@ -196,12 +227,13 @@ pub fn command(pid: u32) -> String {
     comm.trim_end_matches('\n').to_owned()
 }
 
-/// Whether process `pid` maps the file `(device, inode)`; `None` if that cannot be seen.
+/// Whether process `pid` maps the file `(device, inode)`; `None` if that cannot be seen, or takes
+/// too long to find out.
 pub fn maps(pid: u32, file: FileId) -> Option<bool> {
     let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
     let mut lines = BufReader::new(maps);
     let mut line = Vec::new();
-    loop {
+    for _ in 0..MAPPINGS {
         line.clear();
         // A path may hold any bytes.
         match lines.read_until(b'\n', &mut line) {
@@ -214,7 +246,12 @@ pub fn maps(pid: u32, file: FileId) -> Option<bool> {
             return Some(true);
         }
     }
+    None
 }
+
+/// Mappings of a process that are looked at. The kernel allows 16 times as many by default; to
+/// read about those takes longer than others should wait.
+const MAPPINGS: usize = 4096;
 
 /// A file as `/proc/PID/maps` names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
