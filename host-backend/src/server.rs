@@ -41,6 +41,10 @@ use tracing::{debug, info, warn};
 /// How long a shortage (descriptors, memory) is given before another try.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Messages sent in one go: a crowd of VMs that come or go makes the square of their number, and
+/// those who attach do not wait for all of them.
+const SENDS: usize = 128;
+
 /// The most VMs that may have disconnected while their process lives on: one
 /// that unplugs and plugs the device for ever must not grow this structure.
 const MAX_DEPARTED: usize = 1024;
@@ -105,6 +109,8 @@ pub struct Server {
     /// Descriptors or memory ran out: when to try again.
     retry_at: Option<Instant>,
     listener_paused: bool,
+    /// Who is sent to first the next time.
+    turn: u16,
 }
 
 impl Server {
@@ -192,6 +198,7 @@ impl Server {
             dirty: true,
             retry_at: None,
             listener_paused: false,
+            turn: 0,
         }
     }
 
@@ -429,8 +436,9 @@ impl Server {
         let closing = client.closing;
         if flags.contains(EventFlags::IN) && !closing {
             let Ok(fd) = around.vault.fd(client.socket) else { return };
-            let mut bytes = [0_u8; 64];
-            match recv(fd, &mut bytes[..], RecvFlags::DONTWAIT) {
+            let mut bytes = [0_u8; 1];
+            // Only a look: to take it would close, here and now, what came with it.
+            match recv(fd, &mut bytes[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
                 Ok((0, _)) => return self.hang_up(id, "the connection has ended", around),
                 Ok(_) => return self.reject(id, around),
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -574,9 +582,9 @@ impl Server {
         }
     }
 
-    /// Sends what can be sent without waiting. Call after the state has been
-    /// saved; it may be dirty again afterwards, but nothing is then unsent
-    /// that could have been sent.
+    /// Sends what can be sent without waiting, a bounded amount of it: when
+    /// some is left, [`retry_at`](Self::retry_at) is now. Call after the state
+    /// has been saved; it may be dirty again afterwards.
     pub fn pump(&mut self, around: &mut Around<'_>) {
         if self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.retry_at = None;
@@ -584,18 +592,30 @@ impl Server {
                 self.pause_listener(around, false);
             }
         }
-        let ids: Vec<u16> = self.clients.keys().copied().collect();
+        let mut ids: Vec<u16> = self.clients.keys().copied().collect();
+        let first = ids.partition_point(|&id| id < self.turn);
+        ids.rotate_left(first);
+        let mut left = SENDS;
         for id in ids {
-            self.pump_one(id, around);
+            self.pump_one(id, &mut left, around);
+            if left == 0 {
+                self.turn = id.wrapping_add(1);
+                self.retry_at = Some(Instant::now());
+                break;
+            }
         }
         self.bury();
     }
 
-    fn pump_one(&mut self, id: u16, around: &mut Around<'_>) {
+    fn pump_one(&mut self, id: u16, left: &mut usize, around: &mut Around<'_>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         while !client.blocked
             && let Some(message) = client.queue.front()
         {
+            if *left == 0 {
+                return;
+            }
+            *left -= 1;
             match around.vault.send(client.socket, message.bytes(), message.fd) {
                 Ok(_) => {
                     client.queue.pop_front();

@@ -25,6 +25,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use vshmem_endpoint::Bin;
 
 /// Names a kept descriptor. Never reused while the holder lives.
 pub type Tag = u64;
@@ -47,17 +48,31 @@ pub struct Kept {
 #[derive(Debug, Default)]
 pub struct Store {
     kept: BTreeMap<Tag, Kept>,
+    /// In the queues of connections may lie what takes long to close.
+    bin: Bin,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        for (_, kept) in std::mem::take(&mut self.kept) {
+            self.bin.close(kept.fd);
+        }
+    }
 }
 
 impl Store {
     /// Keeps `kept` under `tag`; what was there is closed.
     pub fn put(&mut self, tag: Tag, kept: Kept) {
-        self.kept.insert(tag, kept);
+        if let Some(before) = self.kept.insert(tag, kept) {
+            self.bin.close(before.fd);
+        }
     }
 
     /// Closes `tag`, if it is there.
     pub fn remove(&mut self, tag: Tag) {
-        self.kept.remove(&tag);
+        if let Some(kept) = self.kept.remove(&tag) {
+            self.bin.close(kept.fd);
+        }
     }
 
     /// What `tag` names.
