@@ -37,9 +37,11 @@ pub mod mapped;
 pub mod mem;
 pub mod region;
 pub mod task;
+mod turns;
 pub mod txn;
 pub mod wait;
 
 pub use mem::{Corrupt, Offset, Platform};
 pub use region::Region;
+pub use turns::Turns;
 pub use txn::{Lane, LaneId, Txn};

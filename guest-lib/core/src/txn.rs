@@ -47,6 +47,7 @@ use crate::layout::{Table, lane};
 use crate::mem::{Corrupt, Offset, Ordering, Platform};
 use crate::region::Region;
 use crate::task::Owner;
+use crate::turns::Turns;
 
 /// Index of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -63,8 +64,16 @@ const WAKE: u64 = 1;
 /// Turns of [`crate::mem::Mem::relax`] before an active owner is taken for stopped; doubled with every retry.
 const PATIENCE: u32 = if cfg!(loom) { 0 } else { 256 };
 
-/// Attempts at a journal that others keep changing: they do so a few times for a good reason.
-const JOURNAL_TURNS: u32 = 1000;
+/// What is said of a lock that others take whenever it was about to be taken.
+const TAKEN: &str = "lock never comes free";
+/// What is said of a journal that changes whenever it was looked at.
+const RESTLESS: &str = "journal never comes to rest";
+/// Turns of waiting in one call after which nobody gets more than [`PATIENCE`], whatever they say
+/// they were robbed of.
+const LONGEST: u32 = PATIENCE << 9;
+/// Attempts at a transaction. Each time the robbers were the more patient, so that many in a row
+/// are nobody's bad luck.
+const ATTEMPTS: u64 = 250;
 
 const fn journal(seq: u64, state: u64) -> u64 {
     seq << 2 | state
@@ -98,6 +107,8 @@ pub struct Lane {
     seq: Option<u64>,
     writes: Vec<Entry>,
     locks: Vec<Offset>,
+    /// Turns waited for locks in this call.
+    waited: u32,
 }
 
 impl Lane {
@@ -109,6 +120,7 @@ impl Lane {
             seq: None,
             writes: Vec::with_capacity(lane::MAX_ENTRIES),
             locks: Vec::with_capacity(lane::MAX_LOCKS),
+            waited: 0,
         }
     }
 
@@ -142,7 +154,7 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// What `body` returned while its locks were its own, or corruption met on the way; nothing
-    /// was written then.
+    /// was written then. A transaction that is robbed every time is corruption too.
     ///
     /// # If the caller dies
     /// The step happened entirely or not at all; whoever needs its locks next settles which.
@@ -151,9 +163,9 @@ impl<P: Platform> Region<P> {
         lane: &mut Lane,
         mut body: impl FnMut(&mut Txn<'_, P>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut attempt = 0;
-        loop {
-            let mut txn = Txn::begin(self, lane, attempt)?;
+        lane.waited = 0;
+        for attempt in 0..ATTEMPTS {
+            let mut txn = Txn::begin(self, lane, attempt as u32)?;
             match body(&mut txn) {
                 Ok(value) => {
                     if txn.commit()? {
@@ -166,8 +178,9 @@ impl<P: Platform> Region<P> {
                     }
                 }
             }
-            attempt += 1;
         }
+        let at = self.lane(lane.id)?.plus(lane::JOURNAL);
+        Err(Corrupt::new(at, "transaction is robbed without end").into())
     }
 
     /// Settles what the owner of lane `id` left behind, be it dead, stopped or merely slow: a
@@ -180,12 +193,15 @@ impl<P: Platform> Region<P> {
         // Acquire: pairs with the commit; what the entries say is visible.
         let word = self.mem().load(at, Ordering::Acquire)?;
         match word & 3 {
-            COMMITTED => self.help(id, word >> 2),
+            COMMITTED => self.help(id, word >> 2).map(drop),
             ACTIVE if abort => {
                 self.mem().cas(at, word, journal(word >> 2, ABORTED))?;
                 // Whoever committed in between is completed; anything else has nothing to complete.
                 let now = self.mem().load(at, Ordering::Acquire)?;
-                if now == journal(word >> 2, COMMITTED) { self.help(id, word >> 2) } else { Ok(()) }
+                if now == journal(word >> 2, COMMITTED) {
+                    self.help(id, word >> 2)?;
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -211,14 +227,16 @@ impl<P: Platform> Region<P> {
         still: impl Fn() -> Result<bool, Corrupt>,
     ) -> Result<Option<u64>, Corrupt> {
         let at = self.lane(id)?.plus(lane::JOURNAL);
-        for _ in 0..JOURNAL_TURNS {
+        let mut turns = Turns::new();
+        loop {
+            turns.pass(1, at, RESTLESS)?;
             // Acquire: pairs with the commit; what the entries say is visible.
             let word = self.mem().load(at, Ordering::Acquire)?;
             if !still()? {
                 return Ok(None);
             }
             if word & 3 == COMMITTED {
-                self.help(id, word >> 2)?;
+                turns.pass(self.help(id, word >> 2)?, at, RESTLESS)?;
                 continue;
             }
             let seq = (word >> 2) + 2;
@@ -226,7 +244,6 @@ impl<P: Platform> Region<P> {
                 return Ok(Some(seq));
             }
         }
-        Err(Corrupt::new(at, "journal never comes to rest"))
     }
 
     /// Puts the journal at rest where the handle `on` left it. For a process that has the region's
@@ -249,8 +266,9 @@ impl<P: Platform> Region<P> {
         Ok(word & 3 == COMMITTED)
     }
 
-    /// Steps 6 to 8 of transaction `seq` of lane `id`, by anyone, any number of times.
-    fn help(&self, id: LaneId, seq: u64) -> Result<(), Corrupt> {
+    /// Steps 6 to 8 of transaction `seq` of lane `id`, by anyone, any number of times; how many
+    /// entries it has.
+    fn help(&self, id: LaneId, seq: u64) -> Result<u64, Corrupt> {
         let base = self.lane(id)?;
         let mem = self.mem();
         let status = base.plus(lane::JOURNAL);
@@ -260,7 +278,7 @@ impl<P: Platform> Region<P> {
         let entries = mem.load(base.plus(lane::ENTRIES), Ordering::Acquire)?;
         let locks = mem.load(base.plus(lane::LOCKS), Ordering::Acquire)?;
         if !still()? {
-            return Ok(());
+            return Ok(0);
         }
         if entries > lane::MAX_ENTRIES as u64 || locks > lane::MAX_LOCKS as u64 {
             return Err(Corrupt::new(base.plus(lane::ENTRIES), "journal longer than its room"));
@@ -276,29 +294,35 @@ impl<P: Platform> Region<P> {
         for i in 0..entries {
             let [at, old, new] = entry(i)?;
             if !still()? {
-                return Ok(());
+                return Ok(i);
             }
-            mem.cas(Offset(at & !7), old, new)?;
+            // What is wrong is the journal, and not the place it names.
+            let of = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
+            let wild = |_| Corrupt::new(of, "journal names a word outside the region");
+            mem.cas(Offset(at & !7), old, new).map_err(wild)?;
         }
         for i in 0..locks {
-            let at = Offset(mem.load(base.plus(lane::LOCK).index(i, 8), Ordering::Acquire)?);
+            let of = base.plus(lane::LOCK).index(i, 8);
+            let at = Offset(mem.load(of, Ordering::Acquire)?);
             if !still()? {
-                return Ok(());
+                return Ok(i);
             }
-            mem.cas(at, lock_word(seq, id), 0)?;
+            let wild = |_| Corrupt::new(of, "journal names a lock outside the region");
+            mem.cas(at, lock_word(seq, id), 0).map_err(wild)?;
         }
         for i in 0..entries {
             let [at, ..] = entry(i)?;
             if !still()? {
-                return Ok(());
+                return Ok(i);
             }
             if at & WAKE != 0 {
-                self.wake_status(Offset(at & !7))?;
+                let of = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
+                self.wake_status(Offset(at & !7)).map_err(|c| Corrupt::new(of, c.what))?;
             }
         }
         // Seen through, here at least.
         mem.cas(status, journal(seq, COMMITTED), journal(seq, IDLE))?;
-        Ok(())
+        Ok(entries)
     }
 
     /// Wakes the sleeper whose status word is at `at`.
@@ -321,7 +345,7 @@ impl<'a, P: Platform> Txn<'a, P> {
         lane.writes.clear();
         lane.locks.clear();
         let at = region.lane(lane.id)?.plus(lane::JOURNAL);
-        let mut turns = 0;
+        let mut turns = Turns::new();
         let seq = loop {
             // Acquire: an abort by another, or our own past.
             let word = region.mem().load(at, Ordering::Acquire)?;
@@ -330,13 +354,10 @@ impl<'a, P: Platform> Txn<'a, P> {
             if lane.seq.is_some_and(|mine| seq != mine && seq + 1 != mine) {
                 return Err(Corrupt::fenced(at));
             }
-            turns += 1;
-            if turns > JOURNAL_TURNS {
-                return Err(Corrupt::new(at, "journal never comes to rest"));
-            }
+            turns.pass(1, at, RESTLESS)?;
             if word & 3 == COMMITTED {
                 // The last call of this lane was left by a jump after its commit.
-                region.help(lane.id, seq)?;
+                turns.pass(region.help(lane.id, seq)?, at, RESTLESS)?;
                 continue;
             }
             lane.seq = Some(seq + 1);
@@ -376,7 +397,8 @@ impl<'a, P: Platform> Txn<'a, P> {
     /// patience is robbed.
     ///
     /// # Errors
-    /// More than [`lane::MAX_LOCKS`] locks, or a lock word that names no lane.
+    /// More than [`lane::MAX_LOCKS`] locks, a lock word that names no lane, or one that changes for
+    /// ever.
     pub fn lock(&mut self, at: Offset) -> Result<(), Corrupt> {
         if self.lane.locks.contains(&at) {
             return Ok(());
@@ -387,6 +409,7 @@ impl<'a, P: Platform> Txn<'a, P> {
         let mem = self.region.mem();
         let mine = lock_word(self.seq, self.lane.id);
         let mut waited = 0;
+        let mut turns = Turns::new();
         loop {
             // Acquire: pairs with the release of the last owner, or with its taking.
             let word = mem.load(at, Ordering::Acquire)?;
@@ -394,6 +417,7 @@ impl<'a, P: Platform> Txn<'a, P> {
                 if mem.cas(at, 0, mine)? {
                     break;
                 }
+                turns.pass(1, at, TAKEN)?;
                 continue;
             }
             let owner = LaneId((word & ((1 << LANE_BITS) - 1)) as u32);
@@ -409,14 +433,17 @@ impl<'a, P: Platform> Txn<'a, P> {
                 // Relaxed: a hint. One that was robbed before gets the longer to finish.
                 let robbed =
                     mem.load(status.plus(lane::ROBBED - lane::JOURNAL), Ordering::Relaxed)?;
-                if waited < PATIENCE << robbed.min(8) {
+                let short = self.lane.waited >= LONGEST;
+                if waited < if short { PATIENCE } else { PATIENCE << robbed.min(8) } {
                     mem.relax(waited);
                     waited += 1;
+                    self.lane.waited += 1;
                 } else {
+                    turns.pass(1, at, TAKEN)?;
                     mem.cas(status, state, journal(seq, ABORTED))?;
                 }
             } else if state == journal(seq, COMMITTED) {
-                self.region.help(owner, seq)?;
+                turns.pass(1 + self.region.help(owner, seq)?, at, TAKEN)?;
                 // Helped and still held, by a journal that never held it.
                 if mem.load(at, Ordering::Acquire)? == word
                     && mem.load(status, Ordering::Acquire)? == state
@@ -426,9 +453,12 @@ impl<'a, P: Platform> Txn<'a, P> {
                         "lock held by a transaction that does not list it",
                     ));
                 }
-            } else if mem.cas(at, word, mine)? {
+            } else {
+                turns.pass(1, at, TAKEN)?;
                 // That transaction is over, and was aborted: an owner that commits lets go first.
-                break;
+                if mem.cas(at, word, mine)? {
+                    break;
+                }
             }
         }
         self.lane.locks.push(at);

@@ -9,10 +9,10 @@ mod ctl;
 mod pass;
 
 use crate::object::{self, Get, Held, Object, permit};
-use crate::waiters::{Patience, sleep};
+use crate::waiters::{Patience, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
 use vshmem_core::arena::{Pool, same_class, to_cell};
-use vshmem_core::layout::{Limit, held, lane, msg, obj, queue};
+use vshmem_core::layout::{Limit, arena, held, lane, msg, obj, queue};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::{Lane, Offset, Platform, Region, Txn, wait};
@@ -152,7 +152,9 @@ pub(crate) fn block_bytes(size: u32) -> u64 {
 /// The size a message says it has, checked against the memory.
 fn size_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<u32> {
     let size = txn.get(block.plus(msg::SIZE))?;
-    if block.plus(block_bytes(size)).0 > txn.region().mem().len() {
+    if block_bytes(size) > arena::MAX_BLOCK
+        || block.plus(block_bytes(size)).0 > txn.region().mem().len()
+    {
         return Err(vshmem_core::Corrupt::new(block, "message larger than the memory").into());
     }
     Ok(size)
@@ -172,6 +174,8 @@ pub(crate) fn free_chain<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset, most: 
         }
         let block = txn.region().block(next)?;
         next = txn.get(block.plus(msg::NEXT))?;
+        // Were they a circle, it would end here, the next time round.
+        txn.set(block.plus(msg::NEXT), 0)?;
         free(txn, block)?;
     }
     Ok(txn.set(slot.plus(lane::HELD), next)?)
@@ -287,13 +291,17 @@ pub fn recv<P: Platform>(
     }
     let mut patience = Patience::new(r, deadline);
     let (mut wait, mut slept) = (false, false);
+    let mut turns = rounds(r);
     let more = loop {
         // Before the look: what is appended after it changes the cell, if only its tag.
         let tail = r.mem().load(object.at.plus(queue::TAIL), Ordering::Acquire)?;
         let received = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags, wait))?;
         match received {
             pass::Received::Yes(more) => break more,
-            pass::Received::First => settle(r, on, &object)?,
+            pass::Received::First => {
+                turns.pass(1, object.at, UNSETTLED)?;
+                settle(r, on, &object, &mut turns)?;
+            }
             pass::Received::Nothing => wait = !spin(r, &object, tail, &mut patience)?,
             pass::Received::Queued => {
                 slept = true;
@@ -302,7 +310,10 @@ pub fn recv<P: Platform>(
                     Ok(()) => break false,
                     // A change of the queue's permissions: look again.
                     Err(Error::Errno(Errno::EAGAIN))
-                        if deadline.is_none_or(|d| r.mem().now() < d) => {}
+                        if deadline.is_none_or(|d| r.mem().now() < d) =>
+                    {
+                        turns = rounds(r);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -319,7 +330,7 @@ pub fn recv<P: Platform>(
     let taken = buf.take(mtype, n, r.mem(), block.plus(msg::BYTES));
     keep(r, on, slot, block)?;
     if more {
-        settle(r, on, &object)?;
+        settle(r, on, &object, &mut turns)?;
     }
     taken.map(|()| (mtype, n))
 }
@@ -336,7 +347,8 @@ fn spin<P: Platform>(
         && r.peek(object.at.plus(obj::LIFE))? == object.life
     {
         if r.mem().load(object.at.plus(queue::TAIL), Ordering::Acquire)? != tail {
-            return Ok(true);
+            // Others may take what comes each time.
+            return Ok(patience.turn());
         }
         if !patience.turn() {
             break;

@@ -377,7 +377,7 @@ impl Get {
         let last = txn.get(dir.plus(dir::LAST))?;
         let mut seq = txn.get(dir.plus(dir::SEQ))?;
         if index < last {
-            seq = (seq + 1) & SEQ_MASK;
+            seq = seq.wrapping_add(1) & SEQ_MASK;
             txn.set(dir.plus(dir::SEQ), seq)?;
         }
         txn.set(dir.plus(dir::LAST), index + 1)?;

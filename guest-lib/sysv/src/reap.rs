@@ -5,6 +5,7 @@
 //! records it as done. A reaper that dies leaves the rest to the next.
 
 use crate::object::{self, ANYONE, Held, Object};
+use crate::waiters::rounds;
 use crate::{Error, Result, msg, park, removal, sem, shm, withdraw};
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
 use vshmem_core::mem::Ordering;
@@ -190,8 +191,8 @@ pub(crate) fn drop_held<P: Platform>(
     owner: Option<Owner>,
 ) -> Result<()> {
     let slot = r.lane(id)?;
-    // A step frees at least one block of 64 bytes.
-    for _ in 0..=r.mem().len() / 64 {
+    // A step frees many messages or a run of pages: it has fewer than there are pages.
+    for _ in 0..=r.table(Table::Pages).count {
         let why = r.peek(slot.plus(lane::HELD_WHY))?;
         let index = r.peek(slot.plus(lane::HELD_FOR))?;
         match why {
@@ -212,7 +213,7 @@ pub(crate) fn drop_held<P: Platform>(
                     Ok::<_, Error>(same && msg::give_back(txn, &object, slot)?)
                 };
                 if r.transact(on, back)? {
-                    msg::settle(r, on, &object)?;
+                    msg::settle(r, on, &object, &mut rounds(r))?;
                 }
             }
             held::REMOVING => {
@@ -329,8 +330,8 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
             }
             let object = Object { index, at, life: r.peek(at.plus(obj::LIFE))?, peer: ANYONE };
             met = met.and(match kind {
-                Kind::Set => sem::settle(r, on, &object),
-                _ => msg::settle(r, on, &object),
+                Kind::Set => sem::settle(r, on, &object, &mut rounds(r)),
+                _ => msg::settle(r, on, &object, &mut rounds(r)),
             });
         }
     }

@@ -6,6 +6,7 @@
 //! or whoever scans the lanes.
 
 use crate::object::{self, Held, Object, own};
+use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Error, Result, msg, reap, sem};
 use vshmem_core::layout::{dir, held, lane, obj};
 use vshmem_core::region::Kind;
@@ -60,7 +61,9 @@ pub(crate) fn finish<P: Platform>(r: &Region<P>, on: &mut Lane, slot: Offset) ->
     let kind = Kind::ALL.into_iter().find(|k| *k as u32 == number);
     let kind = kind.ok_or(Corrupt::new(slot, "lane removes something of no known kind"))?;
     let object = Object { index, at: r.object(kind, index)?, life, peer: object::ANYONE };
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let done = r.transact(on, |txn| {
             txn.lock(kind.dir().plus(dir::LOCK))?;
             txn.lock(object.at.plus(obj::LOCK))?;

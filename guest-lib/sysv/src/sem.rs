@@ -15,11 +15,11 @@ mod undo;
 use crate::object::{Get, Held, Object, flag};
 use crate::{Caller, Errno, Result};
 use vshmem_core::arena::{Pool, to_cell};
-use vshmem_core::layout::{Limit, dir, held, sem, set};
+use vshmem_core::layout::{Limit, arena, dir, held, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Turns, Txn};
 
 pub use ctl::{
     SemInfo, SetStat, getall, getncnt, getpid, getval, getzcnt, info, nsems, remove, set, setall,
@@ -91,7 +91,9 @@ pub(crate) fn bytes(nsems: u32) -> u64 {
 /// Stops fast operations on the semaphore at `at` until a transaction writes it unfrozen. Harmless
 /// when the caller's lock was stolen: the next operation merely takes the slow way.
 fn freeze<P: Platform>(r: &Region<P>, at: Offset) -> Result<()> {
+    let mut turns = Turns::new();
     loop {
+        turns.pass(1, at, "semaphore never comes to rest")?;
         let word = r.mem().load(at, Ordering::Acquire)?;
         if word & sem::FROZEN != 0 || r.mem().cas(at, word, word | sem::FROZEN)? {
             return Ok(());
@@ -103,7 +105,9 @@ fn freeze<P: Platform>(r: &Region<P>, at: Offset) -> Result<()> {
 fn sems_of<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<(Offset, u32)> {
     let sems = txn.region().block(txn.get(object.at.plus(set::SEMS))?)?;
     let nsems = txn.get(object.at.plus(set::NSEMS))?;
-    if sems.0.saturating_add(bytes(nsems)) > txn.region().mem().len() {
+    if bytes(nsems) > arena::MAX_BLOCK
+        || sems.0.saturating_add(bytes(nsems)) > txn.region().mem().len()
+    {
         return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
     }
     // Block and number belong together only under our own lock, and the callers freeze by them.

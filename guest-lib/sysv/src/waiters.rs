@@ -1,11 +1,19 @@
 //! Lists of sleeping lanes, and the sleep itself.
 
 use crate::{Errno, Error, Result};
-use vshmem_core::layout::{lane, waits};
+use vshmem_core::layout::{Table, lane, waits};
 use vshmem_core::mem::Ordering;
 use vshmem_core::txn::next_cell;
 use vshmem_core::wait::{self, Waited};
-use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Turns, Txn};
+
+/// Rounds of settling an object: each serves somebody, and most serve all.
+pub(crate) fn rounds<P: Platform>(r: &Region<P>) -> Turns {
+    Turns::at_most(r.table(Table::Lanes).count + 64)
+}
+
+/// What is said of an object that still has somebody to serve after all of them.
+pub(crate) const UNSETTLED: &str = "waiters are never all served";
 
 /// A doubly linked list of lanes: two cells of an object, two of each lane.
 #[derive(Clone, Copy)]
@@ -121,7 +129,7 @@ impl List {
 
     /// All lanes, first in first; refuses a list longer than there are lanes.
     pub fn each<P: Platform>(self, txn: &Txn<'_, P>) -> Result<Vec<LaneId>> {
-        let most = txn.region().table(vshmem_core::layout::Table::Lanes).count;
+        let most = txn.region().table(Table::Lanes).count;
         let mut all = Vec::new();
         let mut next = self.first(txn)?;
         while let Some(id) = next {
@@ -221,17 +229,13 @@ fn take<P: Platform>(r: &Region<P>, on: &Lane, status: u32) -> Result<()> {
             return Err(Errno::EIDRM.into());
         }
     }
-    outcome(status)
-}
-
-fn outcome(status: u32) -> Result<()> {
     match status {
         wait::DONE => Ok(()),
         // Nobody but a reaper takes a lane out without an outcome: the task was taken for dead.
         wait::IDLE => Err(Errno::EIDRM.into()),
         failed => match failed.checked_sub(wait::FAILED).and_then(|e| Errno::from_raw(e as i32)) {
             Some(errno) => Err(errno.into()),
-            None => Err(Error::Corrupt(Corrupt::new(Offset(failed.into()), "unknown wait status"))),
+            None => Err(Corrupt::new(r.lane(on.id())?, "unknown wait status").into()),
         },
     }
 }

@@ -6,6 +6,7 @@
 //! kernel; and what SEM_UNDO promised is kept. It ends with that kernel, as a kernel's own objects do.
 
 use crate::object::{self, ANYONE, Object, own};
+use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Error, Result, msg, removal, sem, shm};
 use vshmem_core::layout::{dir, obj, peer};
 use vshmem_core::region::Kind;
@@ -43,7 +44,9 @@ pub fn withdraw<P: Platform>(
 ) -> Result<Vec<Holder>> {
     let object = object::find(r, kind, c, id)?;
     let mine = c.who.peer();
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let left = r.transact(on, |txn| {
             txn.lock(kind.dir().plus(dir::LOCK))?;
             enter(txn, kind, &object)?;

@@ -211,11 +211,11 @@ pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
         let (mut n, mut bytes) = (0, 0);
         each_message(txn, &object, |block| {
             n += 1;
-            bytes += size_of(txn, block)?;
+            bytes += u64::from(size_of(txn, block)?);
             Ok(true)
         })?;
         let same = n == txn.get(object.at.plus(queue::QNUM))?
-            && bytes == txn.get(object.at.plus(queue::CBYTES))?;
+            && bytes == u64::from(txn.get(object.at.plus(queue::CBYTES))?);
         if same {
             Ok(())
         } else {

@@ -2,13 +2,13 @@
 
 use super::{enter, free, size_of};
 use crate::object::{Held, Object, get64};
-use crate::waiters::{List, sleep};
+use crate::waiters::{List, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
 use vshmem_core::arena::to_cell;
 use vshmem_core::layout::{held, lane, msg, obj, queue, waits};
 use vshmem_core::task::Identity;
 use vshmem_core::wait;
-use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Turns, Txn};
 
 /// Journal entries one hand-over may need.
 const ONE_HAND_OVER: usize = 32;
@@ -93,6 +93,7 @@ pub(super) fn send<P: Platform>(
     flags: i32,
     deadline: Option<u64>,
 ) -> Result<()> {
+    let mut turns = rounds(r);
     loop {
         enum Sent {
             Yes,
@@ -128,14 +129,20 @@ pub(super) fn send<P: Platform>(
         })?;
         match sent {
             Sent::Yes => return Ok(()),
-            Sent::More => return settle(r, on, object),
-            Sent::First => settle(r, on, object)?,
+            Sent::More => return settle(r, on, object, &mut turns),
+            Sent::First => {
+                turns.pass(1, object.at, UNSETTLED)?;
+                settle(r, on, object, &mut turns)?;
+            }
             Sent::Queued => {
                 let slept =
                     sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane(), wait::IDLE));
                 match slept {
                     Err(Error::Errno(Errno::EAGAIN))
-                        if deadline.is_none_or(|d| r.mem().now() < d) => {}
+                        if deadline.is_none_or(|d| r.mem().now() < d) =>
+                    {
+                        turns = rounds(r);
+                    }
                     other => return other,
                 }
             }
@@ -301,9 +308,17 @@ pub(super) fn each_message<P: Platform>(
 ) -> Result<()> {
     let mut next = txn.get(object.at.plus(queue::HEAD))?;
     let most = txn.region().mem().len() / 64;
-    for _ in 0..=u64::from(txn.get(object.at.plus(queue::QNUM))?).min(most) {
+    // One that was passed; met again, they form a circle. Moved on ever more seldom (Brent, 1980).
+    let mut passed = 0;
+    for i in 0..=u64::from(txn.get(object.at.plus(queue::QNUM))?).min(most) {
         if next == 0 {
             return Ok(());
+        }
+        if next == passed {
+            return Err(Corrupt::new(object.at, "messages form a circle").into());
+        }
+        if i.is_power_of_two() {
+            passed = next;
         }
         let block = txn.region().block(next)?;
         if !f(block)? {
@@ -372,8 +387,14 @@ fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
 }
 
 /// Finishes hand-overs that somebody began: queued messages to sleeping receivers, waiting senders.
-pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
+pub(crate) fn settle<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+    turns: &mut Turns,
+) -> Result<()> {
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let more = r.transact(on, |txn| {
             txn.lock(object.at.plus(obj::LOCK))?;
             let same = txn.get(object.at.plus(obj::LIFE))? == object.life;

@@ -2,9 +2,10 @@
 
 use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
 use crate::object::{self, Held, Object, Perm, own, permit};
+use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Errno, Error, Result, removal};
 use vshmem_core::arena::{Pool, to_cell};
-use vshmem_core::layout::{Limit, dir, held, lane, obj, sem, set};
+use vshmem_core::layout::{Limit, arena, dir, held, lane, obj, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::{Corrupt, Lane, Platform, Region, Txn};
@@ -68,7 +69,12 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<SemInfo> {
 pub fn nsems<P: Platform>(r: &Region<P>, c: &Caller, id: i32) -> Result<usize> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o222)?;
-    Ok(r.peek(object.at.plus(set::NSEMS))? as usize)
+    let nsems = r.peek(object.at.plus(set::NSEMS))?;
+    // The caller makes room for so many.
+    if bytes(nsems) > arena::MAX_BLOCK {
+        return Err(Corrupt::new(object.at, "set with more semaphores than memory").into());
+    }
+    Ok(nsems as usize)
 }
 
 /// `IPC_STAT`.
@@ -212,7 +218,9 @@ fn look<P: Platform, T>(
 ) -> Result<T> {
     let object = object::find(r, Kind::Set, c, id)?;
     permit(r, c, object.at, 0o444)?;
+    let mut turns = rounds(r);
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let seen = r.transact(on, |txn| {
             object.lock(txn)?;
             let (_, nsems) = sems_of(txn, &object)?;
@@ -224,7 +232,7 @@ fn look<P: Platform, T>(
         })?;
         match seen {
             Some(value) => return Ok(value),
-            None => ops::settle(r, on, &object)?,
+            None => ops::settle(r, on, &object, &mut turns)?,
         }
     }
 }
@@ -439,7 +447,7 @@ fn replace_values<P: Platform>(
         txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
         Ok(Ok(frozen && ops::hand_off(txn, object, ops::Change::All)?))
     })?;
-    if replaced? { ops::settle(r, on, object) } else { Ok(()) }
+    if replaced? { ops::settle(r, on, object, &mut rounds(r)) } else { Ok(()) }
 }
 
 fn write_values<P: Platform>(
@@ -465,5 +473,5 @@ fn write_values<P: Platform>(
         txn.set(object.at.plus(obj::CTIME), r.mem().seconds())?;
         Ok::<_, Error>(waiters > 0 && ops::hand_off(txn, object, ops::Change::All)?)
     })?;
-    if more { ops::settle(r, on, object) } else { Ok(()) }
+    if more { ops::settle(r, on, object, &mut rounds(r)) } else { Ok(()) }
 }

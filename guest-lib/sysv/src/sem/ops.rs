@@ -2,13 +2,13 @@
 
 use super::{MAX_VALUE, SemBuf, Word, freeze, sem_at, sems_of, undo};
 use crate::object::{self, Object, permit};
-use crate::waiters::{List, Patience, sleep};
+use crate::waiters::{List, Patience, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::layout::{Limit, lane, obj, sem, set, waits};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Txn, wait};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Turns, Txn, wait};
 
 /// Journal entries one hand-off of `n` operations may need: words, adjustments, epochs, the list.
 const fn one_hand_off(n: usize) -> usize {
@@ -16,6 +16,8 @@ const fn one_hand_off(n: usize) -> usize {
 }
 
 const _: () = assert!(one_hand_off(lane::MAX_OPS) <= lane::MAX_ENTRIES);
+/// Races for a semaphore's word that an operation may lose before it takes the slow way.
+const RACES: u32 = 1 << 14;
 /// Operations evaluated without an allocation.
 const FEW: usize = 16;
 
@@ -25,7 +27,10 @@ enum Fast {
     Done,
     /// It would have to wait, and nobody else waits.
     Wait,
+    /// Its word is frozen.
     Slow,
+    /// Others were faster, too often.
+    Lost,
 }
 
 /// One operation without SEM_UNDO, on a set without waiters: no lock, no lane, no system call.
@@ -40,7 +45,7 @@ pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> O
     }
     match fast(r, c, id, op) {
         Ok(Fast::Done) => Some(Ok(())),
-        Ok(Fast::Wait | Fast::Slow) => None,
+        Ok(Fast::Wait | Fast::Slow | Fast::Lost) => None,
         Err(error) => Some(Err(error)),
     }
 }
@@ -49,7 +54,7 @@ pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> O
 fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<Fast> {
     let object = object::find_any(r, Kind::Set, id)?;
     let (sems, at) = fast_sem(r, c, &object, op)?;
-    loop {
+    for _ in 0..RACES {
         // Acquire: an operation that lets us in makes its caller's earlier writes visible.
         let word = Word(r.mem().load(at, Ordering::Acquire)?);
         if word.frozen() {
@@ -87,6 +92,8 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
             return Ok(Fast::Done);
         }
     }
+    // The slow way stops the others.
+    Ok(Fast::Lost)
 }
 
 /// The cell of the set's memory, and where in that the semaphore is.
@@ -153,14 +160,18 @@ pub fn op<P: Platform>(
         r.mem().store(slot.plus(lane::OPS).index(i as u64, 8), pack(*op), Ordering::Relaxed)?;
     }
     let request = Request { ops: Ops::Given(ops), who: c.who, undo };
+    let mut turns = rounds(r);
     loop {
         match r.transact(on, |txn| attempt(txn, &object, &request, c, deadline))? {
             Attempt::Done => return Ok(()),
             Attempt::DoneMore => {
                 // Ours happened; whoever else could go now does so in further steps.
-                return settle(r, on, &object);
+                return settle(r, on, &object, &mut turns);
             }
-            Attempt::First => settle(r, on, &object)?,
+            Attempt::First => {
+                turns.pass(1, object.at, UNSETTLED)?;
+                settle(r, on, &object, &mut turns)?;
+            }
             Attempt::Queued => {
                 sleep(r, on, deadline, |txn| unqueue(txn, object.at, txn.lane(), wait::IDLE))?;
                 patience.over(true);
@@ -186,7 +197,7 @@ fn spin<P: Platform>(
             Fast::Slow
                 if thaw(r, on, c, id, op.num).map_err(|e| patience.inside(e))?
                     && patience.turn() => {}
-            Fast::Wait | Fast::Slow => return Ok(false),
+            Fast::Wait | Fast::Slow | Fast::Lost => return Ok(false),
         }
     }
 }
@@ -524,8 +535,14 @@ pub(super) fn hand_off<P: Platform>(
 }
 
 /// Finishes the hand-offs that somebody began.
-pub(crate) fn settle<P: Platform>(r: &Region<P>, on: &mut Lane, object: &Object) -> Result<()> {
+pub(crate) fn settle<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    object: &Object,
+    turns: &mut Turns,
+) -> Result<()> {
     loop {
+        turns.pass(1, object.at, UNSETTLED)?;
         let more = r.transact(on, |txn| {
             txn.lock(object.at.plus(obj::LOCK))?;
             let same = txn.get(object.at.plus(obj::LIFE))? == object.life;

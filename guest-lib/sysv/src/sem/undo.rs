@@ -6,9 +6,10 @@
 
 use super::{MAX_VALUE, Word, freeze, ops, sem_at, sems_of};
 use crate::object::{ANYONE, Held, Object};
+use crate::waiters::rounds;
 use crate::{Caller, Errno, Result};
 use vshmem_core::arena::{Pool, to_cell};
-use vshmem_core::layout::{Table, held, obj, sem, set, task, undo};
+use vshmem_core::layout::{Table, arena, held, obj, sem, set, task, undo};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
@@ -159,7 +160,7 @@ fn walk<P: Platform>(
         before = Some(block);
         next = txn.get(block.plus(undo::TASK_NEXT))?;
     }
-    Err(Corrupt::new(Offset(head.into()), "undo records form a circle").into())
+    Err(Corrupt::new(txn.region().block(head)?, "undo records form a circle").into())
 }
 
 /// Takes back everything the dead task at `slot` adjusted, then drops its records.
@@ -172,6 +173,7 @@ pub(crate) fn apply<P: Platform>(
     who: Identity,
 ) -> Result<()> {
     let slot = r.element(Table::Tasks, id.index)?;
+    let (mut sems, mut turns) = (0, rounds(r));
     for _ in 0..=r.table(Table::Sets).count * 2 {
         let head = r.peek(slot.plus(task::UNDO))?;
         if head == 0 {
@@ -181,17 +183,22 @@ pub(crate) fn apply<P: Platform>(
         let index = r.peek(block.plus(undo::SET))?;
         let life = r.peek(block.plus(undo::LIFE))?;
         let nsems = r.peek(block.plus(undo::NSEMS))?;
-        if block.plus(bytes(nsems)).0 > r.mem().len() {
+        if bytes(nsems) > arena::MAX_BLOCK || block.plus(bytes(nsems)).0 > r.mem().len() {
             return Err(Corrupt::new(block, "undo record larger than the memory").into());
         }
         let object = Object { index, at: r.object(Kind::Set, index)?, life, peer: ANYONE };
+        // No more semaphores than there can be are in all records, a set's in one of them.
+        sems += u64::from(nsems);
+        if sems > r.mem().len() / undo::STRIDE {
+            return Err(Corrupt::new(slot, "undo records form a circle").into());
+        }
         let mut first = 0;
         while first < nsems {
             let last = (first + BATCH).min(nsems);
             let more =
                 r.transact(on, |txn| take_back(txn, &object, id, block, first..last, who))?;
             if more {
-                ops::settle(r, on, &object)?;
+                ops::settle(r, on, &object, &mut turns)?;
             }
             first = last;
         }
