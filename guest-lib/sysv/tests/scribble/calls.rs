@@ -31,7 +31,7 @@ pub struct Scope<'a> {
 }
 
 /// The calls by name; [`make`] makes one.
-pub const CALLS: [&str; 52] = [
+pub const CALLS: [&str; 53] = [
     "shmget",
     "shmat",
     "shmat and shmdt",
@@ -84,6 +84,7 @@ pub const CALLS: [&str; 52] = [
     "attach a task",
     "drain wakes",
     "listings",
+    "region check",
 ];
 
 fn one(rng: &mut Rng, of: &[i32]) -> i32 {
@@ -260,6 +261,10 @@ pub fn make(n: usize, rng: &mut Rng, scope: Scope<'_>) -> Result<()> {
             }
             r.claim_peer(7, [3; 16], 2, "late")?;
             Ok(())
+        }
+        "region check" => {
+            // Its bound is the region's size, several times over.
+            vshmem_sysv::check::look(r, on).map(drop)
         }
         other => unreachable!("no call {other}"),
     }

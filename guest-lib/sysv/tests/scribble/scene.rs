@@ -134,7 +134,7 @@ impl Scene {
         r.mem().sleeps_on.set(false);
         // And some have died in the middle of something.
         for i in 9..12 {
-            let n = rng.below(CALLS.len() - 9);
+            let n = rng.below(CALLS.len() - 10);
             let death = 1 + (1u64 << rng.below(9)) / 2 + rng.below(20) as u64;
             let (c, id) = &self.callers[i];
             self.r.mem().begin(u64::MAX, Some(death), false);
@@ -166,7 +166,7 @@ impl Scene {
             let signal = rng.percent(10);
             mem.begin(super::BOUND, None, signal);
             // What endpoints do, they do on a lane of theirs.
-            let own = (43..46).contains(&n) || n == 49;
+            let own = (43..46).contains(&n) || n == 49 || n == 52;
             let outcome = if own {
                 self.call(n, &mut rng, c, &mut Lane::new(self.endpoint))
             } else {
