@@ -15,6 +15,7 @@ use rustix::time::{
 };
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 use vshmem_core::attach::Transport;
 use vshmem_core::layout::peer;
@@ -90,10 +91,13 @@ pub(crate) struct Connection {
     pub(crate) role: Role,
 }
 
+/// How long after a look at the tables the next one may be: what rings cannot shorten.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
 const CLOCK: u64 = 2;
-const FIRST_TOKEN: u64 = 3;
+const SOON: u64 = 3;
+const FIRST_TOKEN: u64 = 4;
 
 /// The service of one region in one kernel. See the [crate] for how to embed it.
 pub struct Endpoint {
@@ -114,6 +118,12 @@ pub struct Endpoint {
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: bool,
+    /// Rings for the next look at the tables.
+    soon: OwnedFd,
+    /// When the tables were looked at last.
+    looked: Option<Instant>,
+    /// Some task could not be reaped: the region is corrupt.
+    pub(crate) unreaped: bool,
     /// In a guest: how its clock is kept with the host's.
     clock: Option<Clock>,
     /// Never reused: an event that was fetched before its source went away finds nothing.
@@ -152,6 +162,8 @@ impl Endpoint {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, flags).map_err(step("make a timer"))?;
+        let soon =
+            timerfd_create(TimerfdClockId::Monotonic, flags).map_err(step("make a timer"))?;
         let file = sys::FileId::of(&read_write).map_err(step("inspect the region's memory"))?;
         rustix::io::ioctl_fionbio(&listener, true).map_err(step("use the attach socket"))?;
         // Who sends a packet is the kernel's to say, from the first packet on.
@@ -171,7 +183,10 @@ impl Endpoint {
             paused: false,
             epoll,
             timer,
+            soon,
             armed: false,
+            looked: None,
+            unreaped: false,
             clock: None,
             next_token: FIRST_TOKEN,
             connections: HashMap::new(),
@@ -186,6 +201,7 @@ impl Endpoint {
             .add(endpoint.listener.as_fd(), LISTENER)
             .map_err(step("watch the attach socket"))?;
         endpoint.add(endpoint.timer.as_fd(), TIMER).map_err(step("watch the timer"))?;
+        endpoint.add(endpoint.soon.as_fd(), SOON).map_err(step("watch a timer"))?;
         if peer != 0 {
             let clock = Clock::new().map_err(step("watch the clock"))?;
             endpoint.add(clock.as_fd(), CLOCK).map_err(step("watch the clock"))?;
@@ -232,6 +248,10 @@ impl Endpoint {
             match data.u64() {
                 LISTENER => self.accept(),
                 TIMER => self.tick(),
+                SOON => {
+                    let _ = rustix::io::read(&self.soon, &mut [0; 8]);
+                    self.look();
+                }
                 CLOCK => self.set_clock(),
                 token if self.tasks.contains_key(&token) => self.task_ended(token),
                 token => self.serve(token),
@@ -259,12 +279,39 @@ impl Endpoint {
     }
 
     /// The control vector was rung: a peer came, went, panicked, or asks for the time.
+    ///
+    /// Peers may ring as often as they like: from one look at the tables to the next [`LOOK_AGAIN`]
+    /// passes.
     pub fn control_doorbell(&mut self) {
         if self.peer == 0 {
             clock::tell(&self.region);
         }
+        if self.looked.is_none_or(|t| t.elapsed() >= LOOK_AGAIN) {
+            return self.look();
+        }
+        // Later in any case: what rang may have been seen too early.
+        let soon = Timespec { tv_sec: 0, tv_nsec: LOOK_AGAIN.subsec_nanos().into() };
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let spec = Itimerspec { it_interval: none, it_value: soon };
+        if let Err(e) = timerfd_settime(&self.soon, TimerfdTimerFlags::empty(), &spec) {
+            error!(error = %e, "cannot set a timer");
+        }
+    }
+
+    /// Looks at the tables: who is dead, and what they left.
+    fn look(&mut self) {
         self.reap_dead_peers();
         self.rescan();
+        // From its end: as much time again belongs to others.
+        self.looked = Some(Instant::now());
+    }
+
+    /// Says what is wrong with the region, unless that was said often enough lately; `say` hears
+    /// how often it was not.
+    pub(crate) fn complain(&self, kind: &'static str, say: impl FnOnce(u64)) {
+        if let Some(quiet) = self.region.mem().complaints().worth(kind) {
+            say(quiet);
+        }
     }
 
     /// The wake vector was rung: wakes the local sleepers named in this peer's bitmap.
@@ -278,7 +325,10 @@ impl Endpoint {
             }
         });
         if let Err(e) = woken {
-            error!(error = %e, "cannot drain the wake bitmap");
+            self.complain(
+                "drain",
+                |quiet| error!(error = %e, quiet, "cannot drain the wake bitmap"),
+            );
         }
     }
 
@@ -306,7 +356,9 @@ impl Endpoint {
             if let Ok(Some(p)) = self.region.peer(index)
                 && p.state == peer::DEAD
             {
-                info!(peer = index, name = p.name, "peer is marked dead: reaping");
+                self.complain("dead", |quiet| {
+                    info!(peer = index, name = p.name, quiet, "peer is marked dead: reaping");
+                });
                 self.reap_peer(index);
             }
         }
@@ -314,7 +366,9 @@ impl Endpoint {
 
     fn reap_peer(&mut self, index: u32) {
         if let Err(e) = reap::peer(&self.region, &mut self.lane, index) {
-            error!(peer = index, error = %e, "cannot reap a dead peer");
+            self.complain("reap peer", |quiet| {
+                error!(peer = index, error = %e, quiet, "cannot reap a dead peer");
+            });
         }
     }
 
@@ -322,7 +376,7 @@ impl Endpoint {
     fn rescan(&mut self) -> bool {
         let done = reap::rescan(&self.region, &mut self.lane, self.peer);
         if let Err(e) = &done {
-            error!(error = %e, "cannot rescan");
+            self.complain("rescan", |quiet| error!(error = %e, quiet, "cannot rescan"));
         }
         done.is_ok()
     }
@@ -343,8 +397,8 @@ impl Endpoint {
         if self.clock.as_mut().is_some_and(Clock::is_due) {
             self.set_clock();
         }
-        self.reap_dead_peers();
-        self.rescan();
+        self.reap_again();
+        self.look();
     }
 
     /// In a guest: measures how far its clock is from the host's.
@@ -360,6 +414,7 @@ impl Endpoint {
         let wanted = !self.tasks.is_empty()
             || self.paused
             || self.grace > 0
+            || self.unreaped
             || self.connections.values().any(child);
         if wanted == self.armed {
             return;

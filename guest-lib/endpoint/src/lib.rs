@@ -58,6 +58,7 @@
 //! endpoint adopts them.
 
 mod clock;
+mod complaints;
 mod door;
 mod endpoint;
 mod enter;

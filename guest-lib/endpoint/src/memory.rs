@@ -1,5 +1,6 @@
 //! The endpoint's mapping of the region.
 
+use crate::complaints::Complaints;
 use crate::events::Events;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::time::{ClockId, clock_gettime};
@@ -19,6 +20,7 @@ pub struct Memory {
     len: usize,
     events: Arc<dyn Events>,
     me: OnceLock<Me>,
+    complaints: Complaints,
 }
 
 /// What is known only after the region was opened and a peer slot claimed.
@@ -52,7 +54,7 @@ impl Memory {
         // which seals or fully allocates it. M2: page-aligned, a multiple of 4096. M3: nobody else
         // in this process knows the address.
         let mem = unsafe { MappedMem::new(base, len) };
-        Ok(Self { mem, len: bytes, events, me: OnceLock::new() })
+        Ok(Self { mem, len: bytes, events, me: OnceLock::new(), complaints: Complaints::default() })
     }
 
     /// Says which peer this endpoint is; wakes before that go nowhere.
@@ -66,6 +68,11 @@ impl Memory {
         // SAFETY: the same bytes under the same promises; `Me` lives inside `self`, so it ends
         // before the mapping does.
         unsafe { MappedMem::new(self.mem.base(), self.mem.len()) }
+    }
+
+    /// What is said of this region, and how often.
+    pub(crate) fn complaints(&self) -> &Complaints {
+        &self.complaints
     }
 
     /// Where the outside world is.
@@ -153,7 +160,9 @@ impl Park for Memory {
             self.wake_here(at);
         } else if let Err(e) = self.wake_there(me, lane, peer) {
             // The rescan of that peer finds its sleeper.
-            tracing::warn!(peer, lane, error = %e, "cannot wake");
+            if let Some(quiet) = self.complaints.worth("wake") {
+                tracing::warn!(peer, lane, error = %e, quiet, "cannot wake");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, OwnedFd};
 use tracing::{debug, error, info, warn};
-use vshmem_core::layout::task;
+use vshmem_core::layout::{Table, task};
 use vshmem_core::task::{Owner, Task, TaskId};
 use vshmem_sysv::{reap, shm};
 
@@ -123,7 +123,30 @@ impl Endpoint {
     /// Reaps a task; whoever tries at the same time helps.
     pub(crate) fn reap(&mut self, id: TaskId) {
         if let Err(e) = reap::task(&self.region, &mut self.lane, id) {
-            error!(slot = id.index, error = %e, "cannot reap a task");
+            self.unreaped = true;
+            self.complain("reap", |quiet| {
+                error!(slot = id.index, error = %e, quiet, "cannot reap a task");
+            });
+        }
+    }
+
+    /// Reaps some tasks again that could not be reaped when they died: what was corrupt then may have
+    /// been repaired since.
+    pub(crate) fn reap_again(&mut self) {
+        /// In one tick.
+        const MOST: usize = 8;
+        if !self.unreaped {
+            return;
+        }
+        let slots = self.region.table(Table::Tasks).count as u32;
+        let dying = (0..slots).filter_map(|i| match self.region.task_state(i) {
+            Ok((task::DYING, _)) => self.region.task(i).ok().flatten(),
+            _ => None,
+        });
+        let again: Vec<_> = dying.filter(|t| t.peer == self.peer).take(MOST).collect();
+        self.unreaped = false;
+        for t in again {
+            self.reap(t.id);
         }
     }
 
