@@ -239,10 +239,16 @@ pub fn fast(id: c_int) -> Option<(&'static Region<Mapping>, &'static sysv::Calle
     numbered(id)?.fast()
 }
 
-/// Tells a person, once, why something does not work.
+/// Tells a person, once, why something does not work; of corruption only what was met first, since
+/// much of it may follow.
 pub fn tell(e: &Error) {
-    let text = format!("vshmem: {e}\n");
-    let hash = text.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+    let more = "; `vshmem region check` finds the rest";
+    let text = match e.corruption() {
+        Some(_) => format!("vshmem: {e}{more}\n"),
+        None => format!("vshmem: {e}\n"),
+    };
+    let told = if e.corruption().is_some() { more } else { text.as_str() };
+    let hash = told.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     let bit = 1 << (hash % 64);
     if TOLD.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
         return;
@@ -272,7 +278,7 @@ pub fn answer<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, ()>
             Ok(value)
         }
         Err(e) => {
-            if e.is_session() {
+            if e.is_session() || e.corruption().is_some() {
                 tell(&e);
             }
             set_errno(e.errno());

@@ -32,11 +32,12 @@ pub unsafe extern "C-unwind" fn semop(id: c_int, ops: *const Sembuf, n: size_t) 
     {
         match sem::op_fast(r, c, id, op) {
             Some(Ok(())) => return 0,
-            Some(Err(e)) => {
-                global::set_errno(e.errno());
+            Some(Err(vshmem::sysv::Error::Errno(e))) => {
+                global::set_errno(e as c_int);
                 return -1;
             }
-            None => {}
+            // The slow way also tells what is corrupt.
+            Some(Err(vshmem::sysv::Error::Corrupt(_))) | None => {}
         }
     }
     // SAFETY: as the caller promises.

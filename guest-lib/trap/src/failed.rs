@@ -1,5 +1,7 @@
 //! Why a trapped call got no result.
 
+use vshmem_core::Corrupt;
+
 /// See the module.
 #[derive(Debug)]
 pub enum Failed {
@@ -11,6 +13,8 @@ pub enum Failed {
     NotOurs,
     /// It cannot be done here: ENOSYS, and these words for a person.
     Aloud(String),
+    /// The region holds what no correct peer writes: EIO, and what and where for a person.
+    Corrupt(Corrupt),
 }
 
 /// Result of a call.
@@ -18,7 +22,10 @@ pub type Result<T> = std::result::Result<T, Failed>;
 
 impl From<vshmem::sysv::Error> for Failed {
     fn from(e: vshmem::sysv::Error) -> Self {
-        Self::Errno(e.errno())
+        match e {
+            vshmem::sysv::Error::Corrupt(corrupt) => Self::Corrupt(corrupt),
+            vshmem::sysv::Error::Errno(errno) => errno.into(),
+        }
     }
 }
 
@@ -28,8 +35,8 @@ impl From<vshmem::sysv::Errno> for Failed {
     }
 }
 
-impl From<vshmem_core::Corrupt> for Failed {
-    fn from(c: vshmem_core::Corrupt) -> Self {
+impl From<Corrupt> for Failed {
+    fn from(c: Corrupt) -> Self {
         vshmem::sysv::Error::from(c).into()
     }
 }

@@ -113,10 +113,11 @@ impl Process {
         stops
     }
 
-    /// Tells whoever reads the program's standard error, once.
+    /// Tells whoever reads the program's standard error, once, and a few different things at most.
     pub fn tell(&self, text: &str) {
+        const MOST: usize = 8;
         let mut told = lock(&self.told);
-        if told.iter().any(|t| t == text) {
+        if told.len() == MOST || told.iter().any(|t| t == text) {
             return;
         }
         told.push(text.to_owned());

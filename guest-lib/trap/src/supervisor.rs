@@ -286,11 +286,15 @@ impl Supervisor {
     pub fn fail(&self, call: &Notification, process: Option<&Process>, failed: Failed) {
         let errno = match failed {
             Failed::Errno(errno) => errno,
+            Failed::Corrupt(_) => libc::EIO,
             // Nobody hears it, as a rule; if it is still there, it must not wait for ever.
             Failed::Gone | Failed::NotOurs | Failed::Aloud(_) => libc::ENOSYS,
         };
         let text = match failed {
             Failed::Aloud(text) => Some(text),
+            Failed::Corrupt(corrupt) => {
+                Some(format!("{corrupt}; `vshmem region check` finds the rest"))
+            }
             Failed::NotOurs => Some(
                 "this kernel lets nobody look into the program's memory, which its calls need \
                  (kernel.yama.ptrace_scope is not 0, or the program forbids it): run it as root, or \

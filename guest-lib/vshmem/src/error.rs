@@ -116,6 +116,15 @@ impl Error {
         }
     }
 
+    /// What the call found that no correct peer writes.
+    #[must_use]
+    pub const fn corruption(&self) -> Option<vshmem_core::Corrupt> {
+        match self {
+            Self::Call(vshmem_sysv::Error::Corrupt(corrupt)) => Some(*corrupt),
+            _ => None,
+        }
+    }
+
     /// Whether this is about the session, not about the call: worth telling a person once.
     #[must_use]
     pub const fn is_session(&self) -> bool {
