@@ -25,5 +25,5 @@ mod withdraw;
 
 pub use error::{Errno, Error, Result};
 pub use object::{Caller, ID_BIT, Perm, flag, number_of};
-pub use waiters::{abandon, interrupt, interrupted};
+pub use waiters::{abandon, interrupt, interrupted, release};
 pub use withdraw::{Holder, withdraw, withdrawn_to};

@@ -286,23 +286,43 @@ pub(crate) fn drop_spare<P: Platform>(
     })
 }
 
+/// Whether whoever owns a lane is no longer there, and so nobody will come to free it: a task that
+/// died in the middle of settling its own end, or that was taken for dead and took one more lane.
+fn is_gone<P: Platform>(r: &Region<P>, owner: Owner) -> Result<bool> {
+    Ok(match owner {
+        Owner::Task(id) => {
+            let (state, incarnation) = r.task_state(id.index)?;
+            state == task::FREE || incarnation != id.incarnation
+        }
+        Owner::Endpoint { peer, incarnation } => {
+            r.peer(peer)?.is_none_or(|now| now.incarnation != incarnation)
+        }
+    })
+}
+
 /// What every endpoint does about once a second: completes transactions whose owner was stopped
-/// after its commit, finishes hand-offs nobody finished, and wakes sleepers of `peer` whose wake
-/// got lost. All of it is idempotent.
+/// after its commit, frees lanes whose owner is no more, finishes hand-offs nobody finished, and
+/// wakes sleepers of `peer` whose wake got lost. All of it is idempotent.
 ///
 /// # Errors
 /// The region is corrupt.
 pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> {
     let owners = r.table(Table::Owners);
     let mut sleepers = false;
+    // Every lane and every object gets its turn, whatever is wrong with another one.
     let mut met = Ok(());
     for i in 0..owners.count as u32 {
         let id = LaneId(i);
-        if id == on.id() || r.lane_owner(id)?.is_none() {
+        if id == on.id() {
             continue;
         }
+        let Some(owner) = r.lane_owner(id)? else { continue };
         if r.lane_committed(id)? {
-            r.settle_lane(id, false)?;
+            met = met.and(r.settle_lane(id, false).map_err(Error::from));
+        }
+        // One that names no slot at all is nobody's either; `region check` says so.
+        if is_gone(r, owner).unwrap_or(false) {
+            met = met.and(lanes(r, on, owner));
         }
         let slot = r.lane(id)?;
         // A remover that was stopped holds up nobody who has to hear that the object is gone.
@@ -321,7 +341,6 @@ pub fn rescan<P: Platform>(r: &Region<P>, on: &mut Lane, of: u32) -> Result<()> 
     if !sleepers {
         return met; // Nobody to hand anything to.
     }
-    // Every object gets its turn, whatever another one holds.
     for (kind, dirty) in [(Kind::Set, set::DIRTY), (Kind::Queue, queue::DIRTY)] {
         for index in object::indices(r, kind)? {
             let at = r.object(kind, index)?;

@@ -3,6 +3,7 @@
 use crate::{Errno, Error, Result};
 use vshmem_core::layout::{Table, lane, waits};
 use vshmem_core::mem::Ordering;
+use vshmem_core::task::Owner;
 use vshmem_core::txn::next_cell;
 use vshmem_core::wait::{self, Waited};
 use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Turns, Txn};
@@ -254,6 +255,20 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     r.init(r.lane(id)?.plus(lane::STATUS), wait::IDLE)?;
     crate::reap::drop_held(r, on, id, owner)?;
     crate::reap::drop_spare(r, on, id, owner)
+}
+
+/// Gives back a lane that its thread needs no more, with what a call may have left in it: the block
+/// kept for the next message at least.
+///
+/// # Errors
+/// The region is corrupt; the lane stays `owner`'s, for its reaper.
+///
+/// # If the caller dies
+/// The lane is `owner`'s, or free and empty.
+pub fn release<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<()> {
+    abandon(r, on)?;
+    r.release_lane(on.id(), owner)?;
+    Ok(())
 }
 
 /// A signal handler is about to run on the thread that is in a call on lane `id`: as in the kernel

@@ -40,7 +40,7 @@ impl Drop for Hands {
     fn drop(&mut self) {
         // Unwound out of the middle of a call, it stays the supervisor's until that ends.
         if !std::thread::panicking() {
-            let _ = self.region.release_lane(self.lane.id(), self.owner);
+            let _ = vshmem::sysv::release(&self.region, &mut self.lane, self.owner);
         }
     }
 }

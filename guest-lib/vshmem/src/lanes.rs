@@ -285,15 +285,11 @@ extern "C" fn end(thread: *mut libc::c_void) {
     if !seat.is_current() {
         return;
     }
-    let in_use = thread.depth.get();
-    for (i, slot) in thread.slots.all().enumerate() {
+    for slot in thread.slots.all() {
         // SAFETY: no call of this thread runs any more.
         let Some(mut lane) = (unsafe { &mut *slot.lane.get() }).take() else { continue };
-        // A thread that ended inside a call left its lane in the middle of something.
-        if i < in_use && vshmem_sysv::abandon(&seat.region, &mut lane).is_err() {
-            continue;
-        }
-        // A region too corrupt for this is the reaper's to report.
-        let _ = seat.region.release_lane(lane.id(), Owner::Task(seat.task));
+        // The thread may have ended inside a call. A region too corrupt for this is the reaper's to
+        // report.
+        let _ = vshmem_sysv::release(&seat.region, &mut lane, Owner::Task(seat.task));
     }
 }

@@ -74,6 +74,28 @@ fn the_three_kinds_work_and_are_found_by_key() {
 }
 
 #[test]
+fn a_thread_that_ends_leaves_nothing_in_its_lane() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let queue = s.queue(Key(7), Flags::CREATE.mode(0o600)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            queue.send(1, b"one").unwrap();
+            // The lane keeps the block for the next message.
+            queue.receive(0, 100).unwrap();
+        });
+    });
+    // The scope waits for the closure, the lane goes with the thread.
+    let end = Instant::now() + Duration::from_secs(10);
+    let look = || w.on(|r, on| vshmem::sysv::check::look(r, on).unwrap());
+    while !look().is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(look(), []);
+}
+
+#[test]
 #[should_panic(expected = "2 bytes at 99 of a segment of 100")]
 fn a_copy_beyond_the_segment_panics() {
     let w = world(Manner::Good, 0);

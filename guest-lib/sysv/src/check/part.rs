@@ -290,7 +290,7 @@ impl Part {
         };
         let seq = v.word(slot.plus(lane::JOURNAL)) >> 2;
         self.expect(v, word >> 15 <= seq, Fault::Lock, who, at, || {
-            format!("locked by step {} of lane {holder}, which is at {seq}", word >> 15)
+            format!("locked by step {} of lane {holder}, which is yet to come", word >> 15)
         });
     }
 
