@@ -47,12 +47,15 @@ pub fn asleep(mem: &HeapMem, call: impl FnOnce(&Asleep)) {
 }
 
 pub fn full() -> Full {
+    full_in(heap())
+}
+
+pub fn full_in(mem: HeapMem) -> Full {
     std::panic::set_hook(Box::new(|info| {
         if !info.payload().is::<Died>() {
             eprintln!("{info}");
         }
     }));
-    let mem = heap();
     let r = region(&mem);
     let mut on = endpoint(&r);
     let (me, mut mine) = task(&r, &mut on, 10);

@@ -4,6 +4,7 @@
 pub mod full;
 pub mod pause;
 pub mod still;
+pub mod told;
 
 use vshmem_core::format::Spec;
 use vshmem_core::layout::{MIN_FILE, task};
@@ -16,6 +17,14 @@ pub const CREATE: i32 = 0o1000 | 0o600;
 
 pub fn heap() -> HeapMem {
     let spec = Spec::for_file("test", MIN_FILE).unwrap();
+    let mem = HeapMem::new(spec.len);
+    Region::format(mem.clone(), &spec).unwrap();
+    mem
+}
+
+/// Less to make anew a thousand times.
+pub fn small() -> HeapMem {
+    let spec = Spec::new("test", 4 << 20);
     let mem = HeapMem::new(spec.len);
     Region::format(mem.clone(), &spec).unwrap();
     mem
