@@ -16,6 +16,10 @@ use vshmem_core::layout::peer;
 static PATIENCE: libc::timeval = libc::timeval { tv_sec: 5, tv_usec: 0 };
 /// How long one that was not there is not asked again.
 const SULK: Duration = Duration::from_secs(5);
+/// How long one that went away while it was asked may take to be back.
+const RESTART: Duration = Duration::from_secs(3);
+/// Between two looks whether it is.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a process holds of its endpoint. All of it may be gone: closed by the program, or with the
 /// endpoint; then it is fetched again.
@@ -71,8 +75,23 @@ impl Link {
         got
     }
 
-    /// Connects and attaches. An endpoint that knows this process gives it its task again.
+    /// Connects and attaches. An endpoint that knows this process gives it its task again; one that
+    /// ends just then, to be started again, is waited for.
     pub fn attach(&mut self) -> Result<Reply> {
+        let mut gone: Option<Instant> = None;
+        loop {
+            let got = self.attach_now();
+            let Err(e) = &got else { return got };
+            if !is_passing(e, gone.is_some())
+                || gone.get_or_insert_with(Instant::now).elapsed() > RESTART
+            {
+                return got;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn attach_now(&mut self) -> Result<Reply> {
         if self.silent.is_some_and(|since| since.elapsed() < SULK) {
             return Err(self.no_endpoint(io::ErrorKind::TimedOut.into()));
         }
@@ -189,6 +208,22 @@ impl Link {
         };
         sys::ring(raw);
         Ok(())
+    }
+}
+
+/// Whether an endpoint may answer in a moment: it hung up, being about to end, or made room for
+/// others. That there is none passes only if there `was` one.
+fn is_passing(e: &Error, was: bool) -> bool {
+    match e {
+        Error::NoEndpoint { cause, .. } => match cause.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => true,
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => was,
+            _ => false,
+        },
+        Error::Refused { status, .. } => *status == libc::EBUSY as u32,
+        _ => false,
     }
 }
 

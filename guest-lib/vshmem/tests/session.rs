@@ -400,6 +400,15 @@ fn endpoints_that_misbehave_are_errors_that_name_them() {
 }
 
 #[test]
+fn an_endpoint_that_restarts_just_then_is_asked_again() {
+    let _w = watchdog();
+    let w = world(Manner::Restarts, 0);
+    let session = Session::attach_to(&w.socket()).unwrap();
+    assert_eq!(w.attached.load(std::sync::atomic::Ordering::Relaxed), 4);
+    session.call(|r, _, _| Ok(r.tasks()?)).unwrap();
+}
+
+#[test]
 fn extents_outside_the_region_are_corruption_not_a_mapping() {
     use vshmem_core::layout::{extents, seg};
     use vshmem_core::region::Kind;

@@ -101,6 +101,8 @@ pub enum Manner {
     TooLong,
     NoRegion,
     HangsUp,
+    /// Hangs up twice, has no time once, and is well then.
+    Restarts,
 }
 
 pub struct World {
@@ -284,11 +286,13 @@ impl World {
     fn serve(self: &Arc<Self>, connection: &OwnedFd, mut child: Option<TaskId>) {
         let raw = connection.as_raw_fd();
         while let Some((ask, fd)) = receive(raw) {
-            self.attached.fetch_add(1, Atomic::Relaxed);
+            let before = self.attached.fetch_add(1, Atomic::Relaxed);
             let mut fds = Vec::new();
             let mut reply = Reply { transport: Transport::Memfd, len: self.len, ..Reply::done() };
             match (ask.op, self.manner) {
                 (_, Manner::HangsUp) => return,
+                (_, Manner::Restarts) if before < 2 => return,
+                (_, Manner::Restarts) if before == 2 => reply = Reply::refusal(16, "busy"),
                 (_, Manner::Refuses) => reply = Reply::refusal(13, "not you"),
                 (_, Manner::Garbage) => {
                     send(raw, b"HTTP/1.1 400", &[]);
