@@ -38,7 +38,12 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Becomes a task of the region meant.
 pub fn session(runtime_dir: &Path, region: Option<&str>) -> anyhow::Result<Session> {
     let socket = places::socket(runtime_dir, region)?;
-    if let Err(e) = crate::client::reach(socket.path()) {
+    let reached = crate::client::reach(socket.path());
+    if let (Ok(_), Socket::Own(path)) = (&reached, &socket) {
+        // It may have been killed: what it served is still there.
+        return crate::run::join_own(path);
+    }
+    if let Err(e) = reached {
         return Err(match &socket {
             Socket::Region(path) => unreachable(path, region, e),
             Socket::Own(path) => anyhow::anyhow!(

@@ -126,12 +126,36 @@ fn share(
 /// late its first call comes, and what is wrong with endpoint or region is told here, not by the
 /// errno of some call in the middle of the program.
 fn join(socket: &Socket, region: Option<&str>) -> anyhow::Result<vshmem::Session> {
-    let path = socket.path();
-    let _reached = match socket {
-        Socket::Region(_) => client::reach(path).map_err(|e| unreachable(path, region, e))?,
-        Socket::Own(_) => own_endpoint(path)?,
-    };
-    Ok(vshmem::Session::attach_to(path)?)
+    match socket {
+        Socket::Region(path) => {
+            let _reached = client::reach(path).map_err(|e| unreachable(path, region, e))?;
+            Ok(vshmem::Session::attach_to(path)?)
+        }
+        Socket::Own(path) => join_own(path),
+    }
+}
+
+/// Becomes a task of the user's own endpoint, which is started if it does not run.
+pub fn join_own(path: &Path) -> anyhow::Result<vshmem::Session> {
+    for _ in 0..STARTS {
+        let _reached = own_endpoint(path)?;
+        match vshmem::Session::attach_to(path) {
+            // It left just when it was wanted, or was killed.
+            Err(vshmem::Error::NoEndpoint { .. }) if !is_served(path) => {}
+            other => return Ok(other?),
+        }
+    }
+    bail!("the endpoint at {} leaves as soon as it is started: see its log there", path.display())
+}
+
+/// How often the user's own endpoint is started before that is no use.
+const STARTS: usize = 3;
+
+/// Whether an endpoint of the user's own runs: its lock says so. When it was killed, its holder
+/// keeps the socket for the next one, and would let us wait.
+fn is_served(path: &Path) -> bool {
+    let Ok(lock) = File::open(path.with_file_name("vshmemd.lock")) else { return false };
+    matches!(flock(&lock, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
 }
 
 /// Why nobody answers at `path`, and what to do about it.
@@ -158,10 +182,10 @@ pub fn unreachable(path: &Path, region: Option<&str>, errno: Errno) -> anyhow::E
 fn own_endpoint(path: &Path) -> anyhow::Result<OwnedFd> {
     let dir = path.parent().context("the socket has no directory")?;
     places::make_private(dir)?;
-    for _ in 0..3 {
+    for _ in 0..STARTS {
         match client::reach(path) {
-            Ok(connection) => return Ok(connection),
-            Err(Errno::NOENT | Errno::CONNREFUSED) => {}
+            Ok(connection) if is_served(path) => return Ok(connection),
+            Ok(_) | Err(Errno::NOENT | Errno::CONNREFUSED) => {}
             Err(e) => return Err(e).with_context(|| format!("cannot use {}", path.display())),
         }
         // A child of its own starts it: the program that this process becomes must not have a
@@ -193,7 +217,7 @@ pub fn start_endpoint(path: &Path) -> anyhow::Result<()> {
     let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
     let lock = lock.with_context(|| format!("cannot open {}", lock_path.display()))?;
     flock(&lock, FlockOperation::LockExclusive).context("cannot lock")?;
-    if client::reach(path).is_ok() {
+    if client::reach(path).is_ok() && is_served(path) {
         return Ok(());
     }
     let log_path = dir.join("vshmemd.log");

@@ -6,9 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The name of the lock file in the runtime directory.
 pub const FILE: &str = "vshmemd.lock";
+
+/// How long the lock must be taken to be somebody's.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Why the lock cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +56,18 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE);
         let failed = |e: Errno| Error::Io { path: path.clone(), source: io::Error::from(e) };
+        let begun = Instant::now();
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
             let file = File::from(open(&path, flags, mode).map_err(failed)?);
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
+                // Somebody who only looks whether it is taken has it for a moment.
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < LOOK => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
                 Err(Errno::WOULDBLOCK) => {
                     return Err(Error::Taken {
                         dir: dir.display().to_string(),
@@ -126,6 +136,16 @@ mod tests {
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         first.remove();
         assert_eq!(Lock::owner(dir.path()), None);
+        Lock::take(dir.path()).unwrap().remove();
+
+        // Who only looks is in nobody's way.
+        let look = File::create(dir.path().join(FILE)).unwrap();
+        flock(&look, FlockOperation::NonBlockingLockShared).unwrap();
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(LOOK / 4);
+            drop(look);
+        });
         Lock::take(dir.path()).unwrap();
+        end.join().unwrap();
     }
 }
