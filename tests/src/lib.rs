@@ -17,6 +17,7 @@ pub mod diff;
 pub mod guests;
 pub mod machine;
 pub mod oracle;
+pub mod rng;
 pub mod run;
 pub mod session;
 pub mod storms;

@@ -18,7 +18,6 @@
 pub mod compare;
 pub mod explained;
 pub mod generate;
-pub mod rng;
 pub mod shrink;
 pub mod soak;
 pub mod world;

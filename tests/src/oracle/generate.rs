@@ -1,7 +1,7 @@
 //! Random programs.
 
 use super::Program;
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// Which calls a program favours.
 #[derive(Clone, Copy)]
