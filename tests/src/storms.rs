@@ -4,6 +4,7 @@
 //! fixed seed (`tests/survival.rs`), `cargo xtask soak` the full one, of which it leaves a page
 //! under `docs/results`. `docs/promises.md` says which promise each one shows.
 
+mod kills;
 mod sockets;
 
 use std::fmt::Display;
@@ -37,14 +38,17 @@ pub struct Storm {
 }
 
 /// All of them.
-pub const STORMS: &[Storm] = &[Storm {
-    name: "sockets",
-    about: "abusive clients at the daemon's sockets, beside programs that want to be served",
-    full: 20_000,
-    short: 150,
-    guests: false,
-    run: sockets::storm,
-}];
+pub const STORMS: &[Storm] = &[
+    kills::STORM,
+    Storm {
+        name: "sockets",
+        about: "abusive clients at the daemon's sockets, beside programs that want to be served",
+        full: 20_000,
+        short: 150,
+        guests: false,
+        run: sockets::storm,
+    },
+];
 
 /// What a storm found.
 #[derive(Debug, Default)]
