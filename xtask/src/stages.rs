@@ -60,7 +60,16 @@ fn unit() -> Result<Count> {
         "vshmem-cli",
     ]);
     let mut count = libtest(&mut all)?;
-    count += libtest(&mut cargo(["test", "-p", "vshmem-tests", "--lib", "--test", "layers"]))?;
+    count += libtest(&mut cargo([
+        "test",
+        "-p",
+        "vshmem-tests",
+        "--lib",
+        "--test",
+        "layers",
+        "--test",
+        "promises",
+    ]))?;
     Ok(count)
 }
 
