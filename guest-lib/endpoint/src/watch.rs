@@ -144,7 +144,7 @@ impl Endpoint {
             _ => None,
         });
         let again: Vec<_> = dying.filter(|t| t.peer == self.peer).take(MOST).collect();
-        self.unreaped = false;
+        self.unreaped = again.len() == MOST;
         for t in again {
             self.reap(t.id);
         }

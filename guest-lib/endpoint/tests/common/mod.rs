@@ -22,7 +22,7 @@ use vshmem_core::attach::{Op, REPLY, Reply, Request, Transport};
 use vshmem_core::format::Spec;
 use vshmem_core::layout::task;
 use vshmem_core::task::{Identity, NewTask, Owner, TaskId};
-use vshmem_core::{Lane, Region};
+use vshmem_core::{Lane, LaneId, Region};
 use vshmem_endpoint::{Endpoint, HostEvents, Memory, Policy, Setup};
 use vshmem_sysv::sem::SemBuf;
 use vshmem_sysv::{Caller, flag, sem, shm};
@@ -75,13 +75,14 @@ impl World {
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         bind(&listener, &SocketAddrUnix::new(dir.path().join("s")).unwrap()).unwrap();
         listen(&listener, 128).unwrap();
-        // Stands for another process of the host: no endpoint ever owns this lane.
-        let owner = Owner::Endpoint { peer: 0, incarnation: 4711 };
-        let lane = region.claim_lane(owner).unwrap().unwrap();
         let events = Arc::new(HostEvents::new());
+        let lane = Lane::new(LaneId(u32::MAX));
         let mut world =
             Self { dir, memory, listener, policy, events, endpoint: None, region, lane };
         world.start();
+        // A second one of the endpoint's: each endpoint takes the first.
+        let owner = Owner::Endpoint { peer: 0, incarnation: 0 };
+        world.lane = world.region.claim_lane(owner).unwrap().unwrap();
         world
     }
 
