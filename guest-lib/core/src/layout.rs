@@ -275,7 +275,8 @@ pub mod arena {
 pub mod peer {
     /// Cell: [`EMPTY`], [`CLAIMED`], [`LIVE`] or [`DEAD`] in the low 8 bits of the value, the
     /// peer's ivshmem ID in the 16 above, so that who it is is known from the first step on. The
-    /// kernel module stores the value for [`DEAD`] into the low half on panic and reboot.
+    /// kernel module stores the value for [`DEAD`] into the low half on panic and reboot. Beside
+    /// [`DEAD`], [`FENCED`] may be set.
     pub const STATE: u64 = 0x00;
     /// Cell, grows with every new owner of the slot.
     pub const INCARNATION: u64 = 0x08;
@@ -299,6 +300,10 @@ pub mod peer {
     pub const DEAD: u32 = 2;
     /// Its name and boot id are being written.
     pub const CLAIMED: u32 = 3;
+    /// Bit: declared dead by `vshmem peer fence` while its kernel may still come back. Its tasks are
+    /// reaped, but slot, task slots and lanes are nobody else's until the kernel is known to be gone:
+    /// whoever was stopped in the middle of a store finishes it in memory of its own.
+    pub const FENCED: u32 = 1 << 24;
     /// The host's ivshmem ID.
     pub const HOST_IVSHMEM: u32 = 0xfff0;
     /// The interrupt vector that says "look at your wake bitmap".

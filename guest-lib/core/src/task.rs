@@ -102,6 +102,8 @@ pub struct Peer {
     pub state: u32,
     /// Its ivshmem ID.
     pub ivshmem: u32,
+    /// Declared dead while its kernel may come back, see [`peer::FENCED`].
+    pub fenced: bool,
     /// Which owner of the index.
     pub incarnation: u32,
     /// The kernel's boot id.
@@ -193,11 +195,27 @@ impl<P: Platform> Region<P> {
     pub fn set_peer_state(&self, index: u32, state: u32) -> Result<bool, Corrupt> {
         let at = self.element(Table::Peers, index)?.plus(peer::STATE);
         let old = self.mem().load(at, Ordering::Acquire)?;
-        let value = (old as u32 & !0xff) | state;
+        let value = (old as u32 & !(0xff | peer::FENCED)) | state;
         if old as u32 == value {
             return Ok(false);
         }
         self.mem().cas(at, old, next_cell(old, value))
+    }
+
+    /// Declares a peer dead whose kernel may come back ([`peer::FENCED`]); `false` where it is no
+    /// longer that incarnation's, or dead already.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn fence_peer(&self, index: u32, incarnation: u32) -> Result<bool, Corrupt> {
+        let at = self.element(Table::Peers, index)?;
+        let old = self.mem().load(at.plus(peer::STATE), Ordering::Acquire)?;
+        let here = matches!(old as u32 & 0xff, peer::LIVE | peer::CLAIMED);
+        if !here || self.peek(at.plus(peer::INCARNATION))? != incarnation {
+            return Ok(false);
+        }
+        let value = (old as u32 & !0xff) | peer::DEAD | peer::FENCED;
+        self.mem().cas(at.plus(peer::STATE), old, next_cell(old, value))
     }
 
     /// Frees the slot of a dead peer; `false` where it is no longer that incarnation's, or not dead.
@@ -211,7 +229,7 @@ impl<P: Platform> Region<P> {
         {
             return Ok(false);
         }
-        let value = (old as u32 & !0xff) | peer::EMPTY;
+        let value = (old as u32 & !(0xff | peer::FENCED)) | peer::EMPTY;
         self.mem().cas(at.plus(peer::STATE), old, next_cell(old, value))
     }
 
@@ -220,21 +238,27 @@ impl<P: Platform> Region<P> {
     /// # Errors
     /// There is no such index, or its name is not text.
     pub fn peer(&self, index: u32) -> Result<Option<Peer>, Corrupt> {
+        Ok(Some(self.last_peer(index)?).filter(|p| p.state != peer::EMPTY))
+    }
+
+    /// Who has the slot of a peer, or had it last ([`peer::EMPTY`]; incarnation 0: nobody yet).
+    ///
+    /// # Errors
+    /// There is no such index.
+    pub fn last_peer(&self, index: u32) -> Result<Peer, Corrupt> {
         let at = self.element(Table::Peers, index)?;
         let state = self.peek(at.plus(peer::STATE))?;
-        if state & 0xff == peer::EMPTY {
-            return Ok(None);
-        }
         let mut boot = [0; 16];
         self.mem().read_bytes(at.plus(peer::BOOT), &mut boot)?;
-        Ok(Some(Peer {
+        Ok(Peer {
             index,
             state: state & 0xff,
             ivshmem: state >> 8 & 0xffff,
+            fenced: state & 0xff == peer::DEAD && state & peer::FENCED != 0,
             incarnation: self.peek(at.plus(peer::INCARNATION))?,
             boot,
             name: self.text(at.plus(peer::NAME), 64).unwrap_or_else(|_| "?".to_owned()),
-        }))
+        })
     }
 
     /// All peers that are there.
@@ -364,6 +388,22 @@ impl<P: Platform> Region<P> {
         let at = self.element(Table::Tasks, index)?;
         let word = self.mem().load(at.plus(task::STATE), Ordering::Acquire)?;
         Ok((word & 0xff, word >> 8))
+    }
+
+    /// Refuses a task that was reaped though its process still runs: its peer was fenced.
+    ///
+    /// # Errors
+    /// [`Corrupt::fenced`]; or there is no such slot.
+    #[inline]
+    pub fn check_task(&self, id: TaskId) -> Result<(), Corrupt> {
+        let at = self.element(Table::Tasks, id.index)?.plus(task::STATE);
+        // Acquire: after what was read before.
+        let word = self.mem().load(at, Ordering::Acquire)?;
+        if word >> 8 == id.incarnation && matches!(word & 0xff, task::LIVE | task::CLAIMED) {
+            Ok(())
+        } else {
+            Err(Corrupt::fenced(at))
+        }
     }
 
     /// All tasks that are there.

@@ -28,6 +28,20 @@ const BATCH: u32 = 100;
 /// # If the caller dies
 /// The slot stays `DYING`; reap it again.
 pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()> {
+    settle_task(r, on, id, Fate::Dead)
+}
+
+/// What is known of an owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It will do nothing more.
+    Dead,
+    /// Shut out, it may come back and finish the store it was stopped in ([`peer::FENCED`]): what
+    /// is its own to write stays its own.
+    Fenced,
+}
+
+fn settle_task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId, fate: Fate) -> Result<()> {
     if !r.set_task_state(id, task::DYING)? {
         let now = r.task(id.index)?;
         if !now.is_some_and(|t| t.id == id && t.state == task::DYING) {
@@ -37,11 +51,13 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
     let slot = r.element(Table::Tasks, id.index)?;
     let who = Identity::new(r.peek(slot.plus(task::PEER))?, r.peek(slot.plus(task::PID))?);
     // One corrupt object must not keep the dead task's other promises from being kept.
-    let lanes = lanes(r, on, Owner::Task(id));
+    let lanes = settle_lanes(r, on, Owner::Task(id), fate);
     let detached = shm::detach_all(r, on, id).and_then(|()| shm::forced_end(r, on));
     let undone = sem::apply_undo(r, on, id, who);
     lanes.and(detached).and(undone)?;
-    r.set_task_state(id, task::FREE)?;
+    if fate == Fate::Dead {
+        r.set_task_state(id, task::FREE)?;
+    }
     park::bereave(r, on, id.index)?;
     // It may have died between its own step and the hand-offs that step made possible.
     rescan(r, on, who.peer())
@@ -52,6 +68,10 @@ pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()>
 /// # Errors
 /// The region is corrupt.
 pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<()> {
+    settle_lanes(r, on, owner, Fate::Dead)
+}
+
+fn settle_lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner, fate: Fate) -> Result<()> {
     let mut met = Ok(());
     for id in r.lanes_of(owner)? {
         if id == on.id() {
@@ -65,6 +85,9 @@ pub fn lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner) -> Result<
             unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
             forget_outcome(r, id, owner)?;
+            if fate == Fate::Fenced {
+                return give_back(r, on, id, owner);
+            }
             drop_held(r, on, id, Some(owner))?;
             drop_spare(r, on, id, Some(owner))?;
             r.release_lane(id, owner)?;
@@ -87,12 +110,50 @@ fn forget_outcome<P: Platform>(r: &Region<P>, id: LaneId, owner: Owner) -> Resul
     Ok(())
 }
 
+/// Of what a fenced lane holds, a message it received goes back to its queue; the rest is memory it
+/// may still be writing.
+fn give_back<P: Platform>(r: &Region<P>, on: &mut Lane, id: LaneId, owner: Owner) -> Result<()> {
+    if r.peek(r.lane(id)?.plus(lane::HELD_WHY))? == held::RECEIVED {
+        drop_held(r, on, id, Some(owner))?;
+    }
+    Ok(())
+}
+
+/// Shuts out a peer that is marked [`peer::FENCED`]: none of its tasks' calls has an effect any
+/// more, and others go on as after their deaths. What they may be in the middle of writing, their
+/// slots and lanes, is left for [`peer()`], once their kernel is known to be gone.
+///
+/// # Errors
+/// As [`task()`].
+///
+/// # If the caller dies
+/// The peer is marked; the next endpoint of the host shuts it out.
+pub fn fenced<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
+    let same = |p: &vshmem_core::task::Peer| p.fenced;
+    let Some(entry) = r.peer(index)?.filter(same) else { return Ok(()) };
+    let mut tasks = r.tasks()?;
+    tasks.retain(|t| t.peer == index);
+    for t in &tasks {
+        r.set_task_state(t.id, task::DYING)?;
+    }
+    let mut met = sem::renew_words(r);
+    let owner = Owner::Endpoint { peer: index, incarnation: entry.incarnation };
+    met = met.and(settle_lanes(r, on, owner, Fate::Fenced));
+    for t in &tasks {
+        met = met.and(settle_lanes(r, on, Owner::Task(t.id), Fate::Fenced));
+    }
+    for t in tasks {
+        met = met.and(settle_task(r, on, t.id, Fate::Fenced));
+    }
+    met
+}
+
 /// Reaps a dead peer: all its tasks, its endpoint's lanes, what was withdrawn to it, then its slot.
 ///
 /// # Errors
 /// As [`task()`].
 pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()> {
-    let dead = |p: &vshmem_core::task::Peer| p.state == peer::DEAD;
+    let dead = |p: &vshmem_core::task::Peer| p.state == peer::DEAD && !p.fenced;
     let Some(entry) = r.peer(index)?.filter(dead) else { return Ok(()) };
     let tasks = r.tasks()?;
     // Still dead: what was read belonged to it, and not to the next owner of its slot.

@@ -27,7 +27,7 @@ pub use ctl::{
 };
 pub(crate) use ctl::{dismiss_others, end};
 pub use ops::{op, op_fast};
-pub(crate) use ops::{settle, unpack, unqueue, wait_list};
+pub(crate) use ops::{renew_words, settle, unpack, unqueue, wait_list};
 pub(crate) use undo::{apply as apply_undo, bytes as undo_bytes, free_block as free_undo};
 
 /// Largest value (Linux: `SEMVMX`).

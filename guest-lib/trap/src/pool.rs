@@ -31,6 +31,10 @@ impl Hands {
         let lane = region.claim_lane(owner)?.ok_or_else(|| {
             vshmem::Error::Lanes(region.table(vshmem_core::layout::Table::Lanes).count)
         })?;
+        if let Err(shut_out) = region.check_task(me) {
+            region.release_lane(lane.id(), owner)?;
+            return Err(shut_out.into());
+        }
         let region = Region::with_geometry(Proxy::new(region.mem()), region.geometry().clone());
         Ok(Self { region, lane, owner })
     }

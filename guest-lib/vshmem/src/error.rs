@@ -85,6 +85,12 @@ pub enum Error {
         /// The other.
         second: PathBuf,
     },
+    /// The task was reaped though its process runs.
+    #[error(
+        "this process was shut out of its region: its machine, paused or not, was declared dead \
+         there (`vshmem peer fence`), and what it held was given to others; start the program again"
+    )]
+    Fenced,
     /// A process has only so many sessions.
     #[error("more than {0} sessions in one process")]
     Sessions(usize),
@@ -99,6 +105,7 @@ impl Error {
     /// | no endpoint, or a strange one; rules or regions that cannot be | `ENOSYS`: there is no System V IPC here |
     /// | refused | what the endpoint said, `EACCES` as a rule |
     /// | no lanes, no memory, no descriptors | `ENOMEM` |
+    /// | fenced | `EIDRM`: its objects are gone, for it |
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
@@ -112,6 +119,7 @@ impl Error {
             Self::Descriptors { .. } | Self::Map { .. } | Self::Lanes(_) | Self::Sessions(_) => {
                 libc::ENOMEM
             }
+            Self::Fenced => libc::EIDRM,
             Self::Segment(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
         }
     }

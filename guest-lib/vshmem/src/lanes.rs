@@ -164,11 +164,19 @@ impl Lanes {
         let entered = Entered { thread, at, unwinds: false };
         // SAFETY: slot `at` belongs to this call until `entered` is dropped.
         let lane = unsafe { &mut *slot.lane.get() };
-        if lane.is_none() {
+        let new = lane.is_none();
+        if new {
             *lane = seat.region.claim_lane(Owner::Task(seat.task))?;
             if lane.is_none() {
                 return Err(Error::Lanes(seat.region.table(Table::Lanes).count));
             }
+        }
+        // After the claim: whoever shuts the task out marks it first, and then looks for its lanes.
+        if let Err(shut_out) = seat.region.check_task(seat.task) {
+            if let Some(unused) = lane.take_if(|_| new) {
+                seat.region.release_lane(unused.id(), Owner::Task(seat.task))?;
+            }
+            return Err(if shut_out.is_fenced() { Error::Fenced } else { shut_out.into() });
         }
         Ok(entered)
     }

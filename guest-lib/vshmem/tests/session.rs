@@ -134,6 +134,28 @@ fn threads_hand_over_and_give_their_lanes_back() {
     }
 }
 
+/// As when its peer was fenced.
+#[test]
+fn a_task_that_was_shut_out_gets_eidrm_and_takes_no_lanes() {
+    let _w = watchdog();
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    let set = s.semaphores(Key::PRIVATE, 2, Flags::default().mode(0o600)).unwrap();
+    set.op(&[SemOp::add(0, 1)]).unwrap();
+    let task = w.region.tasks().unwrap()[0].id;
+    w.on(|r, on| vshmem_sysv::reap::task(r, on, task)).unwrap();
+    let alone = [SemOp::add(0, 1)];
+    assert_eq!(errno(set.op(&alone)), libc::EIDRM);
+    assert_eq!(errno(set.op(&[SemOp::add(1, -1)])), libc::EIDRM);
+    assert_eq!(errno(set.value(0)), libc::EIDRM);
+    assert_eq!(errno(s.semaphores(Key(1), 1, Flags::CREATE)), libc::EIDRM);
+    // A thread without a lane gets none.
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(errno(set.set_value(0, 7)), libc::EIDRM)).join().unwrap();
+    });
+    assert_eq!(w.region.lanes_of(vshmem_core::task::Owner::Task(task)).unwrap(), []);
+}
+
 #[test]
 fn a_wait_ends_at_its_deadline() {
     let _w = watchdog();

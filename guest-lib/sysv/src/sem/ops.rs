@@ -18,6 +18,8 @@ const fn one_hand_off(n: usize) -> usize {
 const _: () = assert!(one_hand_off(lane::MAX_OPS) <= lane::MAX_ENTRIES);
 /// Races for a semaphore's word that an operation may lose before it takes the slow way.
 const RACES: u32 = 1 << 14;
+/// Semaphores of a set, by its limit's limit.
+const MOST_SEMS: u32 = 32_767;
 /// Operations evaluated without an allocation.
 const FEW: usize = 16;
 
@@ -83,6 +85,8 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
         {
             return Err(Errno::EINVAL.into());
         }
+        // In the same way nothing is changed by a task that was fenced: after that come new words.
+        r.check_task(c.task)?;
         if let Some(errno) = fails {
             return Err(errno.into());
         }
@@ -94,6 +98,41 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
     }
     // The slow way stops the others.
     Ok(Fast::Lost)
+}
+
+/// Gives every semaphore that fast operations reach another word of the same value, so that those
+/// which have read the old one and not looked at their task since come too late.
+///
+/// # Errors
+/// The region is corrupt.
+pub(crate) fn renew_words<P: Platform>(r: &Region<P>) -> Result<()> {
+    let mut met = Ok(());
+    for index in object::indices(r, Kind::Set)? {
+        met = met.and(renew_words_of(r, r.object(Kind::Set, index)?));
+    }
+    met
+}
+
+fn renew_words_of<P: Platform>(r: &Region<P>, set: Offset) -> Result<()> {
+    let life = r.peek(set.plus(obj::LIFE))?;
+    if life & 3 == obj::FREE {
+        return Ok(());
+    }
+    let cell = r.peek(set.plus(set::SEMS))?;
+    let sems = r.block(cell)?;
+    for num in 0..r.peek(set.plus(set::NSEMS))?.min(MOST_SEMS) {
+        let at = sem_at(sems, num);
+        let word = Word(r.mem().load(at, Ordering::Acquire)?);
+        // As a fast operation: only of a set that is there with this memory, and no frozen word.
+        if r.peek(set.plus(set::SEMS))? != cell || r.peek(set.plus(obj::LIFE))? != life {
+            break;
+        }
+        if !word.frozen() {
+            // A failure means that it has another word already.
+            r.mem().cas(at, word.0, word.next(word.value(), word.who(), false).0)?;
+        }
+    }
+    Ok(())
 }
 
 /// The cell of the set's memory, and where in that the semaphore is.
