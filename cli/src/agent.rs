@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use vshmem_core::attach::Transport;
 use vshmem_core::layout::{REGION_BASE, Table, lane, peer, wake};
 use vshmem_core::task::peer_state;
@@ -51,6 +51,8 @@ struct Served {
     name: String,
     endpoint: Endpoint,
     control: UioEvent,
+    /// Tasks attach here, whichever incarnation of this guest serves them.
+    listener: OwnedFd,
     /// Held for as long as the socket is ours.
     _lock: File,
 }
@@ -76,12 +78,12 @@ pub fn run(runtime_dir: &Path, args: &Agent) -> anyhow::Result<()> {
         announce(path)?;
     }
     loop {
-        step(&mut served)?;
+        step(&mut served, &nodes)?;
     }
 }
 
 /// Waits for something to do and does it.
-fn step(served: &mut [Served]) -> anyhow::Result<()> {
+fn step(served: &mut [Served], nodes: &[PathBuf]) -> anyhow::Result<()> {
     let fds = served.iter().flat_map(|s| [s.endpoint.epoll_fd(), s.control.as_fd()]);
     let mut fds: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     match poll(&mut fds, None) {
@@ -91,6 +93,11 @@ fn step(served: &mut [Served]) -> anyhow::Result<()> {
     let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
     drop(fds);
     for (s, ready) in served.iter_mut().zip(ready.chunks(2)) {
+        // First: a program that attaches now is to find a peer.
+        if !s.endpoint.is_member() {
+            enter_anew(s, nodes).with_context(|| format!("region {}", s.name))?;
+            continue;
+        }
         if ready.first() == Some(&true) {
             s.endpoint.dispatch();
         }
@@ -98,14 +105,26 @@ fn step(served: &mut [Served]) -> anyhow::Result<()> {
             s.control.wait()?;
             s.endpoint.control_doorbell();
         }
-        if !s.endpoint.is_member() {
-            bail!(
-                "region {}: this guest is no peer any more (the host took it for dead): start the \
-                 agent again to enter anew",
-                s.name
-            );
-        }
     }
+    Ok(())
+}
+
+/// Enters a region again out of which this guest was thrown.
+fn enter_anew(served: &mut Served, nodes: &[PathBuf]) -> anyhow::Result<()> {
+    error!(
+        region = served.name,
+        tasks = served.endpoint.tasks(),
+        "the host declared this guest dead (it was paused, or `vshmem peer fence` was mistaken): \
+         what its programs held was given to others, and their calls fail with EIDRM until they are \
+         started again; entering the region anew"
+    );
+    let listener = served.listener.as_fd();
+    let (endpoint, control) =
+        enter_region(&served.name, nodes, || Ok(listener.try_clone_to_owned()?))?;
+    served.endpoint = endpoint;
+    served.control = control;
+    // A wake meant for the peer it was may have been lost: those who are out are to find out.
+    served.endpoint.wake_all();
     Ok(())
 }
 
@@ -119,6 +138,21 @@ struct Found {
 fn serve(runtime_dir: &Path, name: &str, nodes: &[PathBuf]) -> anyhow::Result<Served> {
     // First of all, so that a second agent touches nothing.
     let lock = lock(runtime_dir, name)?;
+    let mut kept = None;
+    let (endpoint, control) = enter_region(name, nodes, || {
+        let listener = listener(&runtime_dir.join(format!("{name}.sock")))?;
+        Ok(kept.insert(listener).as_fd().try_clone_to_owned()?)
+    })?;
+    let listener = kept.context("an endpoint without a socket")?;
+    Ok(Served { name: name.to_owned(), endpoint, control, listener, _lock: lock })
+}
+
+/// Makes this guest a peer of region `name`, served on what `listener` gives: asked for last.
+fn enter_region(
+    name: &str,
+    nodes: &[PathBuf],
+    listener: impl FnOnce() -> anyhow::Result<OwnedFd>,
+) -> anyhow::Result<(Endpoint, UioEvent)> {
     let Found { device, info, region } = find(name, nodes)?;
     if info.vectors <= peer::CONTROL_VECTOR {
         bail!(
@@ -150,11 +184,11 @@ fn serve(runtime_dir: &Path, name: &str, nodes: &[PathBuf]) -> anyhow::Result<Se
         read_write: device.0.as_fd().try_clone_to_owned()?,
         read_only,
         transport: Transport::Module,
-        listener: listener(&runtime_dir.join(format!("{name}.sock")))?,
+        listener: listener()?,
         policy: Policy::open(quota),
     })?;
     info!(region = name, peer = index, device = %device.0.path().display(), "serving");
-    Ok(Served { name: name.to_owned(), endpoint, control, _lock: lock })
+    Ok((endpoint, control))
 }
 
 /// The device whose region is called `name`: devices have no order that lasts.

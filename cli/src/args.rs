@@ -69,6 +69,12 @@ Examples:
   vshmem vm run --region demo -- vshmem run --region demo -- ./program
   vshmem vm run --region demo --smp 2 --mem 1G -- sh    # a shell; it ends the guest";
 
+const FENCE_HELP: &str = "\
+Examples:
+  vshmem peer fence --region demo 3             kill the VM of peer 3
+  vshmem peer fence --region demo web1          the same, by its name
+  vshmem peer fence --region demo --no-kill 3   for a VM that another manager will end or resume";
+
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -390,6 +396,34 @@ fn key(text: &str) -> Result<i32, String> {
 pub enum Peer {
     /// List the host and the guests that have entered a region
     List(List),
+    Fence(Fence),
+}
+
+/// Declare a guest dead that is paused or has gone mad
+///
+/// A VM that is paused is not dead: what its programs hold stays held, and others wait. This kills
+/// the VM (in all its regions) and gives what it held to the others, as its end by itself would.
+/// Only root and the region's owner may, and only on the host.
+///
+/// With --no-kill the VM is left to whoever manages it: its programs are shut out of the region,
+/// paused or not, and their calls fail with EIDRM should they ever run again. What they store in
+/// segments that they have attached still reaches the region: end the VM before what is there is
+/// relied on. Programs that are started in it later use the region as before.
+///
+/// To fence what is fenced, or gone already, does nothing, and succeeds.
+#[derive(Args, Debug)]
+#[command(after_long_help = FENCE_HELP)]
+pub struct Fence {
+    #[command(flatten)]
+    pub at: At,
+
+    /// Shut the guest out and leave its VM as it is
+    #[arg(long)]
+    pub no_kill: bool,
+
+    /// Its number or name, as `vshmem peer list` shows them
+    #[arg(value_name = "PEER")]
+    pub peer: String,
 }
 
 /// The processes attached to a region

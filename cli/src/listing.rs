@@ -111,6 +111,7 @@ pub fn peers(runtime_dir: &Path, args: &args::List) -> anyhow::Result<()> {
         name: plain(&p.name),
         state: match p.state {
             peer::LIVE => "live",
+            peer::DEAD if p.fenced => "fenced",
             peer::DEAD => "dead",
             _ => "entering",
         },

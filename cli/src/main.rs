@@ -8,6 +8,7 @@ mod agent;
 mod args;
 mod check;
 mod client;
+mod fence;
 mod ipc;
 mod limits;
 mod listing;
@@ -49,6 +50,7 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
         Command::Ipcrm(args) => ipc::remove(dir, args),
         Command::Unshare(args) => return unshare::run(dir, args),
         Command::Peer(Peer::List(args)) => listing::peers(dir, args),
+        Command::Peer(Peer::Fence(args)) => fence::run(dir, args),
         Command::Task(Task::List(args)) => listing::tasks(dir, args),
         Command::Region(RegionCommand::List(args)) => listing::regions(dir, args),
         Command::Region(RegionCommand::Limits(args)) => limits::list(dir, args),

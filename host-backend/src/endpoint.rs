@@ -117,14 +117,20 @@ fn policy(config: &Config) -> Policy {
 impl RegionService for Host {
     fn vm_connected(&mut self, vm: Vm) {
         self.events.connect(vm.id.0.into(), vm.ring);
+        self.events.runs(vm.id.0.into(), vm.pid, vm.process);
     }
 
     fn vm_detached(&mut self, id: IvshmemId) {
         self.events.disconnect(id.0.into());
     }
 
+    fn vm_passed_on(&mut self, id: IvshmemId) {
+        self.events.passed_on(id.0.into());
+    }
+
     fn vm_dead(&mut self, id: IvshmemId) {
         self.events.disconnect(id.0.into());
+        self.events.ended(id.0.into());
         if let Some(endpoint) = &mut self.endpoint {
             endpoint.peer_died(id.0.into());
         }

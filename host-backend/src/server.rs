@@ -166,7 +166,17 @@ impl Server {
         }
         for d in &state.departed {
             server.departed.insert(d.id, Departed { pid: d.pid, process: d.process });
-            service.vm_detached(IvshmemId(d.id));
+            let process = vault.fd(d.process)?.try_clone_to_owned()?;
+            let (id, ring) = (IvshmemId(d.id), Vec::new());
+            // Whose it is, the state does not say; the service does not ask.
+            service.vm_connected(Vm {
+                id,
+                pid: d.pid,
+                uid: u32::MAX,
+                process: Some(process),
+                ring,
+            });
+            service.vm_detached(id);
         }
         server.dirty = true;
         Ok(server)
@@ -564,6 +574,7 @@ impl Server {
                     "the process that connected has ended, but another holds its connection: \
                      the VM counts as alive until that one ends too"
                 );
+                around.service.vm_passed_on(IvshmemId(id));
             }
             // Data to be read first, which will end the connection as well.
             Ok((n, _)) if n > 0 => {}
@@ -664,10 +675,12 @@ fn new_event() -> io::Result<OwnedFd> {
 
 fn describe(id: u16, client: &Client, vault: &Vault) -> io::Result<Vm> {
     let ring = client.events.iter().map(|&tag| vault.fd(tag)?.try_clone_to_owned());
+    let process = client.process.map(|tag| vault.fd(tag)?.try_clone_to_owned());
     Ok(Vm {
         id: IvshmemId(id),
         pid: client.pid,
         uid: client.uid,
+        process: process.transpose()?,
         ring: ring.collect::<io::Result<_>>()?,
     })
 }

@@ -16,6 +16,8 @@ pub struct Vm {
     pub pid: u32,
     /// The VMM's user.
     pub uid: u32,
+    /// The VMM's pidfd, where it could be had.
+    pub process: Option<OwnedFd>,
     /// The eventfd of each of its vectors: writing 1 interrupts the guest.
     pub ring: Vec<OwnedFd>,
 }
@@ -55,6 +57,9 @@ pub trait RegionService: Send {
     /// A VM's connection has ended while its VMM lives: no doorbell reaches
     /// it any more, but its guest may still be writing to the region.
     fn vm_detached(&mut self, id: IvshmemId);
+
+    /// The process that connected a VM has ended, and somebody else holds its connection.
+    fn vm_passed_on(&mut self, _id: IvshmemId) {}
 
     /// A VM's process has ended: what it held may be released.
     fn vm_dead(&mut self, id: IvshmemId);

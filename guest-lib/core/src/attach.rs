@@ -12,7 +12,10 @@
 //! | [`Op::Ring`] | a peer's index | – | yes | that peer's wake eventfd |
 //! | [`Op::Reap`] | a task index, incarnation: its process is dead | – | once reaped | – |
 //! | [`Op::Keep`] | – | a pidfd of another process | task, peer | – |
+//! | [`Op::Fence`] | a peer's index, its incarnation; [`FENCE_ALIVE`] beside the index | – | what was done, as text | – |
 
+/// Beside the index in [`Op::Fence`]: without killing the VM.
+pub const FENCE_ALIVE: u64 = 1 << 32;
 /// Bytes of a request.
 pub const REQUEST: usize = 32;
 /// Bytes of a reply.
@@ -38,6 +41,8 @@ pub enum Op {
     Reap = 5,
     /// Make another process a task, whose calls the asking task will make in its stead.
     Keep = 6,
+    /// Declare a peer dead (on the host, for root and the region's owner; the asker need be no task).
+    Fence = 7,
 }
 
 /// How a region is mapped and how its sleepers are woken.
@@ -145,6 +150,7 @@ impl Request {
             4 => Op::Ring,
             5 => Op::Reap,
             6 => Op::Keep,
+            7 => Op::Fence,
             n => return Err(BadMessage::Field { field: "operation", value: n.into() }),
         };
         Ok(Self { op, a: u64_at(bytes, 16), b: u64_at(bytes, 24) })

@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 use vshmem_core::attach::Transport;
-use vshmem_core::layout::peer;
-use vshmem_core::task::{Owner, TaskId};
-use vshmem_core::{Corrupt, Lane, Region};
+use vshmem_core::layout::{Table, peer};
+use vshmem_core::task::{Owner, Peer, TaskId};
+use vshmem_core::{Corrupt, Lane, LaneId, Region};
 use vshmem_sysv::reap;
 
 /// What an endpoint serves, and how.
@@ -105,6 +105,8 @@ pub struct Endpoint {
     /// Its own lane, for reaping.
     pub(crate) lane: Lane,
     pub(crate) peer: u32,
+    /// Which owner of the peer's slot this is.
+    incarnation: u32,
     pub(crate) own_uid: u32,
     pub(crate) read_write: OwnedFd,
     pub(crate) read_only: OwnedFd,
@@ -173,6 +175,7 @@ impl Endpoint {
             region,
             lane,
             peer,
+            incarnation: here.incarnation,
             own_uid: rustix::process::geteuid().as_raw(),
             read_write,
             read_only,
@@ -209,6 +212,7 @@ impl Endpoint {
             endpoint.set_clock();
         }
         endpoint.adopt()?;
+        endpoint.shut_out_fenced();
         if endpoint.rescan() {
             info!(peer, tasks = endpoint.tasks.len(), "endpoint serves");
         }
@@ -332,6 +336,15 @@ impl Endpoint {
         }
     }
 
+    /// Has every sleeper of this kernel look whether it was woken, whatever it sleeps for.
+    pub fn wake_all(&self) {
+        for i in 0..self.region.table(Table::Lanes).count as u32 {
+            if let Ok(lane) = self.region.lane(LaneId(i)) {
+                self.region.mem().wake_here(lane.plus(vshmem_core::layout::lane::STATUS));
+            }
+        }
+    }
+
     /// Whether nobody is attached and no object exists.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -344,7 +357,8 @@ impl Endpoint {
     /// Whether this kernel still is the peer it was; if not, it was fenced and must enter anew.
     #[must_use]
     pub fn is_member(&self) -> bool {
-        self.region.peer(self.peer).is_ok_and(|p| p.is_some_and(|p| p.state == peer::LIVE))
+        let mine = |p: Peer| p.state == peer::LIVE && p.incarnation == self.incarnation;
+        self.region.peer(self.peer).is_ok_and(|p| p.is_some_and(mine))
     }
 
     /// On the host: reaps every peer that is marked dead.
@@ -355,6 +369,7 @@ impl Endpoint {
         for index in 1..peer::COUNT as u32 {
             if let Ok(Some(p)) = self.region.peer(index)
                 && p.state == peer::DEAD
+                && !p.fenced
             {
                 self.complain("dead", |quiet| {
                     info!(peer = index, name = p.name, quiet, "peer is marked dead: reaping");
@@ -364,7 +379,7 @@ impl Endpoint {
         }
     }
 
-    fn reap_peer(&mut self, index: u32) {
+    pub(crate) fn reap_peer(&mut self, index: u32) {
         if let Err(e) = reap::peer(&self.region, &mut self.lane, index) {
             self.complain("reap peer", |quiet| {
                 error!(peer = index, error = %e, quiet, "cannot reap a dead peer");
@@ -373,7 +388,7 @@ impl Endpoint {
     }
 
     /// Helps, hands off and wakes what a death somewhere may have left; `false` if it failed.
-    fn rescan(&mut self) -> bool {
+    pub(crate) fn rescan(&mut self) -> bool {
         let done = reap::rescan(&self.region, &mut self.lane, self.peer);
         if let Err(e) = &done {
             self.complain("rescan", |quiet| error!(error = %e, quiet, "cannot rescan"));
@@ -460,6 +475,6 @@ fn own_lane(region: &Region<Memory>, owner: Owner) -> Result<Lane, Error> {
         vshmem_sysv::abandon(region, &mut lane).map_err(Error::Settle)?;
         return Ok(lane);
     }
-    let lanes = region.table(vshmem_core::layout::Table::Lanes).count;
+    let lanes = region.table(Table::Lanes).count;
     region.claim_lane(owner)?.ok_or(Error::NoLane(lanes))
 }

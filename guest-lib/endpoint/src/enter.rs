@@ -41,7 +41,8 @@ pub enum EnterError {
 /// Enters this kernel into the peer table and returns its index; ring the host's control vector
 /// afterwards.
 ///
-/// The entry of a former agent of the same boot is taken over. Entries of earlier boots (a panic,
+/// The entry of a former agent of the same boot is taken over, unless it was fenced: that one stays
+/// as it is until the VM ends. Entries of earlier boots (a panic,
 /// a kexec: the VMM lived on) are marked dead and reaped: their kernel cannot run any more, since
 /// this one does.
 ///
@@ -59,6 +60,12 @@ pub fn enter(region: &Region<Memory>, new: &Enter<'_>) -> Result<u32, EnterError
         }
         if p.state == peer::LIVE && p.boot == new.boot && mine.is_none() {
             mine = Some(p.index);
+        } else if p.fenced && p.boot == new.boot {
+            warn!(
+                peer = p.index,
+                "this guest was fenced: what ran then is shut out of the region for good, what \
+                 starts now is not"
+            );
         } else {
             warn!(peer = p.index, "an earlier boot of this VM is still entered: it is dead");
             region.set_peer_state(p.index, peer::DEAD)?;

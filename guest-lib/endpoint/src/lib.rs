@@ -42,9 +42,9 @@
 //!     listener, // SOCK_SEQPACKET, bound, listening
 //!     policy: Policy::open(1024),
 //! })?;
-//! // vm_connected(vm):  events.connect(vm.id, vm.ring)
+//! // vm_connected(vm):  events.connect(vm.id, vm.ring); events.runs(vm.id, vm.pid, vm.process)
 //! // vm_detached(id):   events.disconnect(id)
-//! // vm_dead(id):       events.disconnect(id); endpoint.peer_died(id)
+//! // vm_dead(id):       events.disconnect(id); events.ended(id); endpoint.peer_died(id)
 //! // doorbell(0):       endpoint.wake_doorbell()
 //! // doorbell(1):       endpoint.control_doorbell()
 //! // is_idle():         endpoint.is_idle()
@@ -63,6 +63,7 @@ mod door;
 mod endpoint;
 mod enter;
 mod events;
+mod fence;
 mod foreign;
 mod memory;
 mod policy;
@@ -72,7 +73,7 @@ mod watch;
 
 pub use endpoint::{Endpoint, Error, Setup};
 pub use enter::{Enter, EnterError, enter};
-pub use events::{Events, HostEvents};
+pub use events::{Events, HostEvents, Killed};
 pub use foreign::Bin;
 pub use memory::Memory;
 pub use policy::Policy;

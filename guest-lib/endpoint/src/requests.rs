@@ -17,6 +17,11 @@ use vshmem_core::{Corrupt, Region};
 
 impl From<Corrupt> for Refusal {
     fn from(corrupt: Corrupt) -> Self {
+        if corrupt.is_fenced() {
+            let text =
+                "this guest was declared dead on the host, and is about to enter anew: try again";
+            return Self::new(Errno::AGAIN, text);
+        }
         Self::new(Errno::IO, corrupt.to_string())
     }
 }
@@ -56,6 +61,7 @@ impl Endpoint {
                 index()?;
                 self.reap_on_request(id)
             }
+            (Op::Fence, _) => self.fence(sender, request),
             (Op::Attach, Role::Child(_)) => Err(Refusal::new(
                 Errno::INVAL,
                 "this connection is a child's: say hello first, or connect anew",

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use vshmem_core::attach::{Op, Request};
+use vshmem_core::attach::{FENCE_ALIVE, Op, Request};
 use vshmem_core::layout::{Table, task};
 use vshmem_core::mem::Mem;
 use vshmem_core::task::{Identity, Owner, TaskId};
@@ -303,6 +303,22 @@ impl Session {
         let done = entered.run(|lane| f(&seat.region, lane, seat.caller()));
         waiting.over();
         Ok(done?)
+    }
+
+    /// Has the host's endpoint declare a peer dead, an incarnation of it: kill its VM, if `kill` says
+    /// so, and give to others what it holds. What was done, for a person.
+    ///
+    /// # Errors
+    /// The endpoint refuses: it is a guest's, the caller is neither root nor the region's owner, the
+    /// peer is the host or gone, or its VM cannot be killed.
+    ///
+    /// # If the caller dies
+    /// It is done all the same, or was not begun.
+    pub fn fence_peer(&self, index: u32, incarnation: u32, kill: bool) -> Result<String> {
+        let alive = if kill { 0 } else { FENCE_ALIVE };
+        let ask = Request { op: Op::Fence, a: u64::from(index) | alive, b: incarnation.into() };
+        self.seat()?;
+        Ok(self.shared.link.lock().ask(&ask, None)?.0.text)
     }
 
     /// Whether this process is attached.

@@ -416,6 +416,14 @@ impl Me {
                 vshmem_sysv::reap::task(region, lane, id).unwrap();
                 "ok".to_owned()
             }
+            "fence" => {
+                let id = TaskId { index: number(1) as u32, incarnation: number(2) as u64 };
+                request(self.connection.as_ref().unwrap(), Op::Fence, id, &[]);
+                match reply(self.connection.as_ref().unwrap()) {
+                    Some((r, _)) => format!("{} {}", r.status, r.text),
+                    None => "closed".to_owned(),
+                }
+            }
             "leave" => {
                 let (region, lane, c) = self.at();
                 vshmem_sysv::reap::task(region, lane, c.task).unwrap();

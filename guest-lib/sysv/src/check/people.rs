@@ -29,7 +29,8 @@ pub(super) fn peers<P: Platform>(v: View<'_, P>, part: &mut Part) {
     for index in 0..peer::COUNT as u32 {
         let Ok(at) = v.r.element(Table::Peers, index) else { return };
         let who = Who::Peer(index);
-        let state = v.cell(at.plus(peer::STATE)) & 0xff;
+        let value = v.cell(at.plus(peer::STATE));
+        let state = value & 0xff;
         let place = at.plus(peer::STATE);
         part.expect(v, state <= peer::CLAIMED, Fault::Peer, who, place, || {
             format!("state {state}")
@@ -42,7 +43,9 @@ pub(super) fn peers<P: Platform>(v: View<'_, P>, part: &mut Part) {
         part.expect(v, named, Fault::Peer, who, at.plus(peer::NAME), || {
             "its name is no text".to_owned()
         });
-        part.expect(v, state != peer::DEAD || index == 0, Fault::Unreaped, who, place, || {
+        // One that was fenced stays until its kernel is gone.
+        let unreaped = state == peer::DEAD && index != 0 && value & peer::FENCED == 0;
+        part.expect(v, !unreaped, Fault::Unreaped, who, place, || {
             "is dead: its end is for the host's endpoint to settle".to_owned()
         });
     }
@@ -76,8 +79,9 @@ pub(super) fn tasks<P: Platform>(
             }
         }
         let its = v.cell(at.plus(task::PEER));
-        let there = v.r.peer(its).is_ok_and(|p| p.is_some());
-        if !there {
+        let there = v.r.peer(its).ok().flatten();
+        let fenced = there.as_ref().is_some_and(|p| p.fenced);
+        if there.is_none() {
             let what = format!("is of peer {its}, and there is none");
             part.note(
                 v,
@@ -88,7 +92,7 @@ pub(super) fn tasks<P: Platform>(
                 &[place, at.plus(task::PEER)],
             );
         }
-        if state == task::DYING {
+        if state == task::DYING && !fenced {
             let what = format!("pid {} of peer {its} is dead", v.cell(at.plus(task::PID)));
             part.note(v, Fault::Unreaped, who, place, what, &[place]);
         }

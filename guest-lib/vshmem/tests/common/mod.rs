@@ -323,7 +323,7 @@ impl World {
                     let id = TaskId { index: ask.a as u32, incarnation: ask.b };
                     self.on(|r, on| reap::task(r, on, id)).unwrap();
                 }
-                (Op::Ring | Op::Keep, _) => reply = Reply::refusal(22, "no such peer"),
+                (Op::Ring | Op::Keep | Op::Fence, _) => reply = Reply::refusal(22, "no such peer"),
             }
             send(raw, &reply.encode(), &fds);
         }
