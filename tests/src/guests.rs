@@ -293,7 +293,7 @@ impl<H: Deref<Target = Host>> Guests<H> {
         options: &[&str],
         command: &[S],
     ) -> Result<usize> {
-        self.start(name, options, command, Stdio::null())
+        self.start(name, options, command, Stdio::null(), None)
     }
 
     /// Boots one more with a shell that does what [`tell`](Self::tell) says.
@@ -302,7 +302,35 @@ impl<H: Deref<Target = Host>> Guests<H> {
     ///
     /// The command cannot be started.
     pub fn shell(&mut self, name: &str) -> Result<usize> {
-        self.start(name, &["--name", name], &["sh"], Stdio::piped())
+        self.shell_on(name, None)
+    }
+
+    /// The same, on another QEMU than the one in PATH.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started.
+    pub fn shell_on(&mut self, name: &str, qemu: Option<&Path>) -> Result<usize> {
+        self.start(name, &["--name", name], &["sh"], Stdio::piped(), qemu)
+    }
+
+    /// The process that is a guest's machine.
+    ///
+    /// # Errors
+    ///
+    /// There is none (any more).
+    pub fn machine(&self, guest: usize) -> Result<Pid> {
+        let parent = format!(" {} ", self.guests[guest].group);
+        let its = |pid: &i32| {
+            // PID (COMMAND) STATE PARENT ...
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let (name, rest) = stat.rsplit_once(')').unwrap_or_default();
+            name.contains("(qemu") && rest.get(2..).is_some_and(|r| r.starts_with(&parent))
+        };
+        let all = std::fs::read_dir("/proc").context("/proc")?.flatten();
+        let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+        let found = pids.filter(its).find_map(Pid::from_raw);
+        found.with_context(|| format!("{} has no machine", self.name(guest)))
     }
 
     /// A line for the shell of a guest.
@@ -324,11 +352,13 @@ impl<H: Deref<Target = Host>> Guests<H> {
         options: &[&str],
         command: &[S],
         stdin: Stdio,
+        qemu: Option<&Path>,
     ) -> Result<usize> {
-        let mut child = self
-            .host
-            .session
-            .vshmem()
+        let mut vshmem = self.host.session.vshmem();
+        if let Some(qemu) = qemu {
+            vshmem.env("VSHMEM_QEMU", qemu);
+        }
+        let mut child = vshmem
             .args(["vm", "run", "--region", &self.host.region])
             .args(options)
             .arg("--")

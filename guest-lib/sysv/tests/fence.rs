@@ -12,7 +12,7 @@ use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, NewTask, Owner};
 use vshmem_core::{Lane, LaneId, Offset, Region, wait};
 use vshmem_sysv::sem::SemBuf;
-use vshmem_sysv::{Caller, Errno, Error, msg, reap, sem, shm};
+use vshmem_sysv::{Caller, Errno, Error, check, msg, reap, sem, shm};
 
 const UNDO: i16 = 0x1000;
 const NOWAIT: i32 = 0o4000;
@@ -221,13 +221,15 @@ fn stopped_in(name: &str, act: Act) {
         let again = act(&s, &slow, &mut on);
         let out = matches!(again, Err(Error::Errno(Errno::EIDRM | Errno::EINVAL)));
         assert!(out, "{name}, after {n}: {again:?}");
-        // Its kernel has gone: so has all of it.
         let r = region(&s.mem);
         let mut on = Lane::new(endpoint(&r).id());
+        assert_eq!(check::look(&r, &mut on).unwrap(), [], "{name}, after {n}");
+        // Its kernel has gone: so has all of it.
         assert!(r.set_peer_state(s.peer, peer::DEAD).unwrap());
         reap::peer(&r, &mut on, s.peer).unwrap();
         assert_eq!(r.peer(s.peer).unwrap(), None);
         assert_eq!(r.lane_owner(s.lane).unwrap(), None);
+        assert_eq!(check::look(&r, &mut on).unwrap(), [], "{name}, after {n} and the end");
         assert_eq!(r.peek(r.lane(s.lane).unwrap().plus(lane::STATUS)).unwrap(), wait::IDLE);
     }
     println!("{name}: {} times it had happened, {} times it had not", ended[0], ended[1]);

@@ -25,6 +25,9 @@
  *     dismissed=N    P on semaphore N, which must end with EIDRM
  *     denied         makes calls on all three, which must fail with EINVAL
  *     absent         looks for all three by key, which nobody may find
+ *     busy=N         V and P on semaphore N, again and again, until EIDRM
+ *     drain=N        sets semaphore N to 0
+ *     shut           makes calls on all three, which must fail with EIDRM
  *
  * Scenes with different letters do not meet. */
 #include "demo.h"
@@ -117,6 +120,29 @@ static void absent(void)
     FAILS(ENOENT, msgget(key, 0));
 }
 
+static void busy(int n)
+{
+    int e;
+    do
+        e = up(set, n, 1) || up(set, n, -1);
+    while (!e);
+    CHECK(errno == EIDRM, "busy: %s", strerror(errno));
+}
+
+static void shut(void)
+{
+    struct note note = { .mtype = 1 };
+    FAILS(EIDRM, up(set, 0, 1));
+    FAILS(EIDRM, up(set, 0, -1));
+    FAILS(EIDRM, semctl(set, 0, GETVAL));
+    FAILS(EIDRM, semctl(set, 0, SETVAL, 9));
+    FAILS(EIDRM, semget(key, 0, 0));
+    FAILS(EIDRM, shmat(shm, NULL, 0));
+    FAILS(EIDRM, shmget(IPC_PRIVATE, 4096, 0600));
+    FAILS(EIDRM, msgsnd(queue, &note, sizeof note.text, 0));
+    FAILS(EIDRM, msgrcv(queue, &note, sizeof note.text, 0, 0));
+}
+
 /* glibc counts those who wait for a sem_t in its second word. */
 static int asleep(int n)
 {
@@ -194,6 +220,12 @@ static void step(const char *name, const char *text)
         denied();
     else if (!strcmp(name, "absent"))
         absent();
+    else if (!strcmp(name, "busy"))
+        busy(first);
+    else if (!strcmp(name, "drain"))
+        MUST(semctl(set, first, SETVAL, 0));
+    else if (!strcmp(name, "shut"))
+        shut();
     else {
         fprintf(stderr, "steps: there is no step '%s'\n", name);
         exit(2);

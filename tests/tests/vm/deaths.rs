@@ -62,13 +62,13 @@ impl Pair {
     }
 
     /// One more guest, for a test of its own.
-    fn another(&mut self, name: &str) -> Result<usize> {
+    pub fn another(&mut self, name: &str) -> Result<usize> {
         let guest = self.guests.shell(name)?;
         self.ready(guest)?;
         Ok(guest)
     }
 
-    fn ready(&mut self, guest: usize) -> Result<()> {
+    pub fn ready(&mut self, guest: usize) -> Result<()> {
         self.guests.tell(guest, "echo ready")?;
         self.guests.expect(guest, "ready", LIMIT).map(drop)
     }
@@ -117,7 +117,7 @@ impl Pair {
 }
 
 /// Since when, in words.
-fn after(what: &str, since: Instant, now: Instant) -> Result<()> {
+pub fn after(what: &str, since: Instant, now: Instant) -> Result<()> {
     let took = now.saturating_duration_since(since);
     eprintln!("  {what} after {:.0} ms", took.as_secs_f64() * 1e3);
     ensure!(took < SOON, "{what} only after {took:?}");
@@ -300,7 +300,7 @@ fn a_robust_mutex_of_a_killed_guest_goes_to_the_next(pair: &mut Pair) -> Result<
 }
 
 /// Runs a command in a guest that must fail, and say these on one line.
-fn complains(pair: &mut Pair, arguments: &str, parts: &[&str]) -> Result<()> {
+pub fn complains(pair: &mut Pair, arguments: &str, parts: &[&str]) -> Result<()> {
     let a = pair.a;
     let vshmem = pair.host.session().artifacts().vshmem.display().to_string();
     let line = format!("'{vshmem}' {arguments} 2>&1 >/dev/null; echo \"exit $?\"");

@@ -4,6 +4,7 @@
 //! must hold; `cargo test -p vshmem-tests --test vm -- four` runs one.
 
 mod deaths;
+mod fence;
 mod semantics;
 mod sharing;
 
@@ -316,6 +317,7 @@ fn main() -> ExitCode {
     let stage = deaths::Stage::default();
     trials.extend(semantics::trials(&stage));
     trials.extend(stage.trials());
+    trials.extend(fence::trials(&stage));
     let conclusion = libtest_mimic::run(&arguments, trials);
     match stage.end() {
         Ok(()) => conclusion.exit_code(),
