@@ -78,7 +78,7 @@ fn asleep<P: Platform>(v: View<'_, P>, who: Who, slot: Offset, id: u32, part: &m
     {
         let at = v.r.table(kind.table()).at.index(index.into(), obj::STRIDE).plus(obj::ONLY);
         let only = v.cell(at);
-        part.expect(v, only == 0 || only == its + 1, Fault::Waiters, who, at, || {
+        part.expect(v, only == 0 || only == its.wrapping_add(1), Fault::Waiters, who, at, || {
             format!("lane {id} of peer {its} sleeps, from which it was withdrawn")
         });
     }
