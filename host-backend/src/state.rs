@@ -145,13 +145,22 @@ pub enum Error {
 }
 
 impl State {
+    /// As [`State::parse`] reads it.
+    ///
+    /// # Errors
+    ///
+    /// A number that TOML has no room for.
+    pub fn to_text(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
     /// Gives the state to the vault, in place of the one before.
     ///
     /// # Errors
     ///
     /// When no memory can be had for it.
     pub fn save(&self, vault: &mut Vault) -> std::io::Result<()> {
-        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        let text = self.to_text().map_err(std::io::Error::other)?;
         let mut file = File::from(memfd_create("vshmem-state", MemfdFlags::CLOEXEC)?);
         file.write_all(text.as_bytes())?;
         vault.put_as(STATE, Kept { fd: file.into(), sent: 0, witness: false });
@@ -178,7 +187,12 @@ impl State {
         Ok(state)
     }
 
-    fn parse(text: &str) -> Result<Self, Error> {
+    /// Reads a state; whether it fits the descriptors is another question.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Syntax`] and [`Error::Version`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Head {
             version: u32,

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// The packages that nothing depends on.
-const TOP: &[&str] = &["vshmem-cli", "vshmem-bench", "xtask", "vshmem-capi"];
+const TOP: &[&str] = &["vshmem-cli", "vshmem-bench", "vshmem-fuzz", "xtask", "vshmem-capi"];
 
 fn ours(name: &str) -> bool {
     name == "xtask" || name == "vshmem" || name.starts_with("vshmem-")

@@ -4,39 +4,12 @@
 //! `SCRIBBLE_RUNS` and `SCRIBBLE_SEED` choose another size and seed.
 #![allow(missing_docs)]
 
-mod calls;
-mod lies;
-mod mem;
-mod rng;
-mod scene;
-
-use scene::{Outcome, Scene, told};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
+use vshmem_fuzz::scribble::{Outcome, Rng, Scene, told};
 use vshmem_sysv::Error;
 
-/// Accesses, and turns of waiting, that a call may make in regions of this size (up to 3 million
-/// words): more is an endless loop.
-pub const BOUND: u64 = 1_200_000;
 /// Runs from one scene.
 const PER_SCENE: u64 = 500;
-
-thread_local! {
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-fn last_panic() -> String {
-    PANIC.with_borrow(Clone::clone)
-}
-
-fn quiet() {
-    std::panic::set_hook(Box::new(|info| {
-        if info.payload().is::<mem::Died>() || info.payload().is::<mem::Endless>() {
-            return;
-        }
-        PANIC.with_borrow_mut(|text| *text = info.to_string());
-    }));
-}
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |n| n.parse().expect("a number"))
@@ -59,7 +32,6 @@ struct Tally {
 }
 
 fn scribble(seeds: std::ops::Range<u64>, honest: bool) -> Tally {
-    quiet();
     let mut tally = Tally::default();
     let mut scene = None;
     for seed in seeds {
@@ -69,7 +41,9 @@ fn scribble(seeds: std::ops::Range<u64>, honest: bool) -> Tally {
         }
         let Some((_, scene)) = &scene else { unreachable!() };
         tally.runs += 1;
-        scene.run(seed, honest, |name, accesses, outcome| {
+        let mut rng = Rng::new(seed);
+        let lies = (!honest).then(|| Rng::new(rng.draw()));
+        scene.run(rng, lies, |name, accesses, outcome| {
             let entry = tally.calls.entry(name).or_default();
             *entry = (entry.0 + 1, entry.1.max(accesses));
             let mut bad = |what: String| {

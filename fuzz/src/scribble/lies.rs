@@ -33,8 +33,9 @@ pub struct Liar {
 }
 
 impl Liar {
-    pub fn new(seed: u64, geometry: &Geometry) -> Self {
-        let mut rng = Rng::new(seed);
+    /// One that takes its decisions from `rng`.
+    #[must_use]
+    pub fn new(mut rng: Rng, geometry: &Geometry) -> Self {
         let manner = match rng.below(20) {
             0..7 => Manner::Few,
             7..15 => Manner::Close,
@@ -114,7 +115,7 @@ impl Liar {
         let low = cell(rng, &self.geometry, mem, old as u32);
         let tag = match rng.below(4) {
             0 => old >> 32,
-            1 => rng.next(),
+            1 => rng.draw(),
             _ => (old >> 32).wrapping_add(1),
         };
         tag << 32 | u64::from(low)
@@ -183,7 +184,7 @@ fn cell(rng: &mut Rng, g: &Geometry, mem: &Hostile, old: u32) -> u32 {
         11 => [len / 64, len / 16, len / PAGE, len][rng.below(4)] as u32,
         12 => rng.below(40) as u32,
         13 => 0x1000 + rng.below(50) as u32,
-        14 => rng.next() as u32,
+        14 => rng.draw() as u32,
         // What another cell says.
         15 => mem.raw().load(somewhere(rng, g), Ordering::Relaxed).unwrap_or(0) as u32,
         16 => old / 2,
@@ -198,7 +199,7 @@ fn word(rng: &mut Rng, g: &Geometry, mem: &Hostile, old: u64) -> u64 {
         0 => 0,
         1 => u64::MAX,
         2 => old ^ 1 << rng.below(64),
-        3 => rng.next(),
+        3 => rng.draw(),
         // The same journal in another state.
         4 => old & !3 | rng.below(4) as u64,
         5 => old.wrapping_add(4),

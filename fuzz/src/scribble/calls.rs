@@ -89,7 +89,7 @@ pub const CALLS: [&str; 53] = [
 
 fn one(rng: &mut Rng, of: &[i32]) -> i32 {
     match rng.below(20) {
-        0 => rng.next() as i32,
+        0 => rng.draw() as i32,
         1 => of[0] ^ 1 << rng.below(31),
         _ => of[rng.below(of.len())],
     }

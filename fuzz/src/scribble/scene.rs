@@ -16,8 +16,9 @@ use vshmem_sysv::{Caller, Error, Result, msg, park, sem, shm};
 
 const CREATE: i32 = 0o1666;
 
+/// See the [module](super).
 pub struct Scene {
-    pub r: Region<Hostile>,
+    pub(super) r: Region<Hostile>,
     callers: Vec<(Caller, LaneId)>,
     endpoint: LaneId,
     ids: Ids,
@@ -25,14 +26,18 @@ pub struct Scene {
 
 /// What came of a call.
 pub enum Outcome {
+    /// It returned.
     Done(Result<()>),
+    /// It would sleep for ever, as it may.
     Died,
+    /// It made more accesses than its bound; where it was.
     Endless(String),
+    /// It panicked, with these words.
     Panicked(String),
 }
 
 fn caught(f: impl FnOnce() -> Result<()>) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(f)) {
+    match super::expecting(|| catch_unwind(AssertUnwindSafe(f))) {
         Ok(result) => Outcome::Done(result),
         Err(why) if why.is::<Died>() => Outcome::Died,
         Err(why) => match why.downcast::<Endless>() {
@@ -142,17 +147,30 @@ impl Scene {
         }
     }
 
+    /// Runs `f` as root of the first task, and takes back what it did.
+    pub fn visit(&self, f: impl FnOnce(&Region<Hostile>, &mut Lane, &Caller)) {
+        let (c, id) = &self.callers[0];
+        let root = Caller { uid: 0, ..c.clone() };
+        self.r.mem().begin(u64::MAX, None, false);
+        f(&self.r, &mut Lane::new(*id), &root);
+        self.r.mem().take_back();
+    }
+
     fn call(&self, n: usize, rng: &mut Rng, c: &Caller, on: &mut Lane) -> Outcome {
         let others: Vec<_> = self.callers.iter().map(|(c, _)| c.clone()).collect();
         caught(|| make(n, rng, Scope { r: &self.r, on, c, others: &others, ids: &self.ids }))
     }
 
-    /// Some calls while a peer lies; then everything is as before. `tell` hears of each call how
+    /// Some calls, drawn from `rng`, while a peer tells `lies`; then everything is as before. `tell` hears of each call how
     /// many accesses it made, and what came of it.
-    pub fn run(&self, seed: u64, honest: bool, mut tell: impl FnMut(&'static str, u64, Outcome)) {
-        let mut rng = Rng::new(seed);
+    pub fn run(
+        &self,
+        mut rng: Rng,
+        lies: Option<Rng>,
+        mut tell: impl FnMut(&'static str, u64, Outcome),
+    ) {
         let mem = self.r.mem();
-        let liar = (!honest).then(|| Liar::new(rng.next(), self.r.geometry()));
+        let liar = lies.map(|rng| Liar::new(rng, self.r.geometry()));
         *mem.liar.borrow_mut() = liar;
         let mut lanes: Vec<_> = self.callers.iter().map(|(_, id)| Lane::new(*id)).collect();
         for _ in 0..1 + rng.below(6) {
