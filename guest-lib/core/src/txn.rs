@@ -246,6 +246,17 @@ impl<P: Platform> Region<P> {
         }
     }
 
+    /// Whether the handle `on` begins no further transaction: its journal is not as it left it.
+    ///
+    /// # Errors
+    /// There is no such lane.
+    pub fn is_taken_away(&self, on: &Lane) -> Result<bool, Corrupt> {
+        let word = self.mem().load(self.lane(on.id)?.plus(lane::JOURNAL), Ordering::Acquire)?;
+        let seq = word >> 2;
+        // One less than begun: a jump out of `begin` itself, before the swap.
+        Ok(on.seq.is_some_and(|mine| seq != mine && seq.wrapping_add(1) != mine))
+    }
+
     /// Puts the journal at rest where the handle `on` left it. For a process that has the region's
     /// memory for itself alone, and a handle that others have moved on from.
     ///
@@ -350,7 +361,7 @@ impl<'a, P: Platform> Txn<'a, P> {
             // Acquire: an abort by another, or our own past.
             let word = region.mem().load(at, Ordering::Acquire)?;
             let seq = word >> 2;
-            // One less than begun: a jump out of `begin` itself, before the swap.
+            // As in `is_taken_away`.
             if lane.seq.is_some_and(|mine| seq != mine && seq + 1 != mine) {
                 return Err(Corrupt::fenced(at));
             }

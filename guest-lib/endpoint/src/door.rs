@@ -135,13 +135,17 @@ impl Endpoint {
         let answer = match Request::decode(&bytes) {
             Ok(request) => self.request(token, request, sender, gifts).unwrap_or_else(|refusal| {
                 if self.talk.may() {
-                    warn!(errno = %refusal.errno, reason = refusal.text, "request refused");
+                    self.complain("refused", |quiet| {
+                    warn!(errno = %refusal.errno, reason = refusal.text, quiet, "request refused");
+                });
                 }
                 refusal.reply().into()
             }),
             Err(bad) => {
                 if self.talk.may() {
-                    warn!(error = %bad, "a packet that is no request: closing its connection");
+                    self.complain("packet", |quiet| {
+                    warn!(error = %bad, quiet, "a packet that is no request: closing its connection");
+                });
                 }
                 self.answer(token, &Refusal::new(Errno::PROTO, bad.to_string()).reply().into());
                 return self.ended(token);

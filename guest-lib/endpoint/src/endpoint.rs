@@ -238,8 +238,25 @@ impl Endpoint {
         self.tasks.len()
     }
 
+    /// Takes its lane anew where somebody scribbled on it: nobody fences an endpoint whose peer is
+    /// there, and with a lane it cannot use it would serve nobody any more.
+    fn keep_lane(&mut self) {
+        if !self.region.is_taken_away(&self.lane).unwrap_or(false) || !self.is_member() {
+            return;
+        }
+        let owner = Owner::Endpoint { peer: self.peer, incarnation: self.incarnation };
+        match own_lane(&self.region, owner) {
+            Ok(lane) => self.lane = lane,
+            Err(e) => return self.complain("lane", |quiet| error!(error = %e, quiet, "no lane")),
+        }
+        self.complain("lane", |quiet| {
+            warn!(quiet, "somebody changed the endpoint's own journal: it has a lane again");
+        });
+    }
+
     /// Handles what is ready now, a bounded amount of it; never blocks.
     pub fn dispatch(&mut self) {
+        self.keep_lane();
         let mut events: Vec<Event> = Vec::with_capacity(64);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let spare = rustix::buffer::spare_capacity(&mut events);
@@ -304,6 +321,7 @@ impl Endpoint {
 
     /// Looks at the tables: who is dead, and what they left.
     fn look(&mut self) {
+        self.keep_lane();
         self.reap_dead_peers();
         self.rescan();
         // From its end: as much time again belongs to others.

@@ -198,7 +198,9 @@ impl Endpoint {
         let done = reap::lanes(&self.region, &mut self.lane, Owner::Task(id))
             .and_then(|()| shm::detach_all(&self.region, &mut self.lane, id));
         if let Err(e) = done {
-            error!(slot = id.index, error = %e, "cannot settle what a former image left");
+            self.complain("image", |quiet| {
+                error!(slot = id.index, error = %e, quiet, "cannot settle what a former image left");
+            });
         }
     }
 
@@ -261,7 +263,10 @@ impl Endpoint {
     fn reap_unannounced(&mut self, parent: u32) {
         let tasks = match self.region.tasks() {
             Ok(tasks) => tasks,
-            Err(e) => return error!(error = %e, "cannot read the tasks"),
+            Err(e) => {
+                return self
+                    .complain("tasks", |quiet| error!(error = %e, quiet, "cannot read the tasks"));
+            }
         };
         for t in tasks {
             let its = t.state == task::CLAIMED && t.peer == self.peer && t.pid == parent;

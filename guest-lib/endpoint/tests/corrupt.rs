@@ -4,8 +4,9 @@ mod common;
 
 use common::{World, helper_main};
 use std::time::{Duration, Instant};
-use vshmem_core::layout::{Table, peer, task};
+use vshmem_core::layout::{Table, lane, peer, task};
 use vshmem_core::mem::{Mem, Ordering};
+use vshmem_core::task::Owner;
 
 #[test]
 fn helper() {
@@ -57,4 +58,21 @@ fn peers_that_ring_without_end_are_heard_and_not_each_time() {
     });
     let late = late.expect("not every ring is a look");
     until(&mut w, "looked at later", |w| !there(w, late));
+}
+
+#[test]
+fn an_endpoint_whose_own_journal_was_scribbled_on_serves_again() {
+    let mut w = World::new();
+    let set = w.new_set(1);
+    let owner = Owner::Endpoint { peer: 0, incarnation: 0 };
+    let lane = w.region.lanes_of(owner).unwrap()[0];
+    let journal = w.region.lane(lane).unwrap().plus(lane::JOURNAL);
+    for lie in [77 << 2, u64::MAX, 0, 99 << 2 | 1] {
+        w.region.mem().store(journal, lie, Ordering::Release).unwrap();
+        let mut h = w.helper();
+        w.tell(&mut h, "attach");
+        w.tell(&mut h, &format!("down {set}"));
+        w.kill(&mut h);
+        assert_eq!((w.value(set), w.slots()), (1, 0), "reaped after the lie {lie:#x}");
+    }
 }
