@@ -5,6 +5,7 @@
 //! under `docs/results`. `docs/promises.md` says which promise each one shows.
 
 mod kills;
+mod scribble;
 mod sockets;
 
 use std::fmt::Display;
@@ -40,6 +41,7 @@ pub struct Storm {
 /// All of them.
 pub const STORMS: &[Storm] = &[
     kills::STORM,
+    scribble::STORM,
     Storm {
         name: "sockets",
         about: "abusive clients at the daemon's sockets, beside programs that want to be served",
