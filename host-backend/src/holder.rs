@@ -33,8 +33,18 @@ use std::time::{Duration, Instant};
 /// The name of the holder's socket in the runtime directory.
 pub const SOCKET: &str = "vshmemd.holder";
 
-/// What the first packet says, so that versions of this protocol never mix.
-const HELLO: u64 = u64::from_le_bytes(*b"vshmemh1");
+/// What the first packet says, so that versions of this protocol never mix: the last byte is the
+/// version's digit. (What is built to test how versions meet pretends the next one.)
+const HELLO: u64 = u64::from_le_bytes(if option_env!("VSHMEM_SKEW_HOLDER").is_some() {
+    *b"vshmemh2"
+} else {
+    *b"vshmemh1"
+});
+
+/// The version in a greeting.
+fn version(hello: u64) -> char {
+    char::from(hello.to_le_bytes()[7])
+}
 
 const OP_HELLO: u64 = 1;
 const OP_PUT: u64 = 2;
@@ -94,6 +104,15 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
+fn address(path: &Path) -> io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(path).map_err(|e| {
+        io::Error::other(format!(
+            "{}: {e}; a socket's path has at most 107 bytes: choose a shorter --runtime-dir",
+            path.display()
+        ))
+    })
+}
+
 fn is_own_user(socket: impl AsFd) -> bool {
     rustix::net::sockopt::socket_peercred(socket)
         .is_ok_and(|cred| cred.uid == rustix::process::geteuid())
@@ -125,7 +144,7 @@ impl Link {
     pub fn connect(runtime_dir: &Path) -> io::Result<Option<Self>> {
         let path = runtime_dir.join(SOCKET);
         let socket = seqpacket()?;
-        match connect(&socket, &SocketAddrUnix::new(&path)?) {
+        match connect(&socket, &address(&path)?) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -141,9 +160,12 @@ impl Link {
         let Ok((packet, _)) = link.ask([OP_HELLO, HELLO, 0, 0], None) else { return Ok(None) };
         if packet[1] != HELLO {
             return Err(io::Error::other(format!(
-                "the holder (pid {}) speaks another version: stop the VMs and run \
-                 `vshmemd --shutdown` of the version that started it",
-                packet[2]
+                "the holder (pid {}) speaks version {} of its protocol, this vshmemd {}: start \
+                 the vshmemd that started it again, or stop the VMs and run its \
+                 `vshmemd --shutdown`",
+                packet[2],
+                version(packet[1]),
+                version(HELLO)
             )));
         }
         link.pid = u32::try_from(packet[2]).unwrap_or(0);
@@ -165,7 +187,7 @@ impl Link {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        bind(&listener, &SocketAddrUnix::new(&path)?)?;
+        bind(&listener, &address(&path)?)?;
         listen(&listener, 8)?;
         let child = Command::new("/proc/self/exe")
             .arg("--holder")

@@ -20,8 +20,10 @@ pub const FENCE_ALIVE: u64 = 1 << 32;
 pub const REQUEST: usize = 32;
 /// Bytes of a reply.
 pub const REPLY: usize = 256;
-/// Version of these messages.
-pub const PROTOCOL: u32 = 1;
+/// Version of these messages. In all versions a message begins with the same four bytes and this
+/// number, so that each side can name the other's. (What is built to test how versions meet
+/// pretends the next one.)
+pub const PROTOCOL: u32 = 1 + option_env!("VSHMEM_SKEW_ATTACH").is_some() as u32;
 const TAG: u32 = u32::from_le_bytes(*b"vshm");
 const TEXT: usize = REPLY - 48;
 
@@ -91,11 +93,14 @@ pub enum BadMessage {
     /// Wrong size.
     #[error("attach message of {0} bytes: not a vshmem endpoint, or another release")]
     Size(usize),
-    /// Wrong magic or version.
+    /// No message of any version.
+    #[error("attach message begins with {0:#010x}: not a vshmem endpoint or library")]
+    Foreign(u32),
+    /// Another version.
     #[error(
-        "attach message of protocol {0:#x}, this release speaks {PROTOCOL}: install the same vshmem everywhere"
+        "the other side speaks version {0} of the attach protocol, this one {PROTOCOL}: library and endpoint are of different releases; install the same vshmem on both sides, containers and guests included"
     )]
-    Version(u64),
+    Version(u32),
     /// A field without meaning.
     #[error("attach message with {field} = {value}")]
     Field {
@@ -115,13 +120,16 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn check(bytes: &[u8], size: usize) -> Result<(), BadMessage> {
-    if bytes.len() != size {
+    if bytes.len() < 8 {
         return Err(BadMessage::Size(bytes.len()));
     }
-    if u32_at(bytes, 0) != TAG || u32_at(bytes, 4) != PROTOCOL {
-        return Err(BadMessage::Version(u64_at(bytes, 0)));
+    // Another version may have another size, and says so best by its number.
+    match (u32_at(bytes, 0), u32_at(bytes, 4)) {
+        (TAG, PROTOCOL) if bytes.len() == size => Ok(()),
+        (TAG, PROTOCOL) => Err(BadMessage::Size(bytes.len())),
+        (TAG, other) => Err(BadMessage::Version(other)),
+        (other, _) => Err(BadMessage::Foreign(other)),
     }
-    Ok(())
 }
 
 impl Request {
@@ -252,7 +260,11 @@ mod tests {
     #[test]
     fn foreign_packets_are_refused_by_what_is_wrong() {
         assert_eq!(Request::decode(b"hello"), Err(BadMessage::Size(5)));
-        assert!(matches!(Request::decode(&[0; REQUEST]), Err(BadMessage::Version(0))));
+        assert_eq!(Request::decode(&[0; REQUEST]), Err(BadMessage::Foreign(0)));
+        let mut other = vec![0; REQUEST + 8];
+        other[..4].copy_from_slice(b"vshm");
+        other[4] = 77;
+        assert_eq!(Request::decode(&other), Err(BadMessage::Version(77)), "of whatever size");
         let mut bytes = Request { op: Op::Attach, a: 0, b: 0 }.encode();
         bytes[8] = 99;
         let bad = BadMessage::Field { field: "operation", value: 99 };

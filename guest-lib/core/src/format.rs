@@ -1,8 +1,9 @@
 //! Laying a region out, and checking one that somebody else laid out.
 
 use crate::layout::{
-    FEATURES_INCOMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE,
-    TABLES, Table, VERSION, arena, lane, msg, obj, park, peer, sb, sem, task, wake,
+    FEATURES_INCOMPAT, FEATURES_RO_COMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE,
+    PAGE_SHIFT, REGION_BASE, TABLES, Table, VERSION, arena, lane, msg, obj, park, peer, sb, sem,
+    task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -46,9 +47,14 @@ pub enum FormatError {
     },
     /// A feature this code does not know.
     #[error(
-        "region uses features this library does not know (bits {0:#x}): install a newer vshmem"
+        "region uses features that this library (format version {VERSION}) does not know (incompatible bits {0:#x}): install the newer vshmem that made it"
     )]
     Features(u64),
+    /// A feature that forbids writing to this code, which only ever opens regions to write.
+    #[error(
+        "region uses features that this library (format version {VERSION}) does not know and must not write to (read-only compatible bits {0:#x}): install the newer vshmem that made it"
+    )]
+    ReadOnly(u64),
     /// The memory is shorter than the region in it.
     #[error(
         "region is truncated: {have} bytes mapped, {need} needed; does the file or BAR have the size of its configuration?"
@@ -61,7 +67,7 @@ pub enum FormatError {
     },
     /// A size no region can have.
     #[error(
-        "region file of {0} bytes: the size must be a power of two of at least {MIN_FILE} bytes (16M)"
+        "region file of {0} bytes: the size must be a power of two, at least {MIN_FILE} bytes (16M), at most 256G"
     )]
     Size(u64),
     /// A name no region can have.
@@ -166,7 +172,7 @@ pub fn valid_name(name: &str) -> bool {
 fn lay_out(len: u64, tasks: u64) -> Result<Geometry, FormatError> {
     // A cell names a block by its offset in units of 64 bytes.
     if len > 1 << 38 {
-        return Err(FormatError::NoRoom { tasks, len });
+        return Err(FormatError::Size(len.saturating_add(REGION_BASE)));
     }
     // An eighth of the region for lanes. Tasks have more than one thread, endpoints need lanes too.
     let lanes = (len / 8 / lane::STRIDE).clamp(24, 5124);
@@ -295,6 +301,10 @@ pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
     if unknown != 0 {
         return Err(FormatError::Features(unknown));
     }
+    let unknown = get(sb::RO_COMPAT)? & !FEATURES_RO_COMPAT;
+    if unknown != 0 {
+        return Err(FormatError::ReadOnly(unknown));
+    }
     if (version >> 32) as u32 != PAGE_SHIFT {
         return Err(Corrupt::new(Offset(sb::VERSION), "page shift is not 12").into());
     }
@@ -316,7 +326,7 @@ pub(crate) fn open(mem: &impl Mem) -> Result<Geometry, FormatError> {
         .map_err(|_| Corrupt::new(Offset(sb::TABLES), "table sizes do not fit the region"))?;
     if let Some(i) = (0..TABLES).find(|i| tables[*i] != expected.tables[*i]) {
         let at = Offset(sb::TABLES + i as u64 * 24);
-        return Err(Corrupt::new(at, "a table is not where format version 2 has it").into());
+        return Err(Corrupt::new(at, "a table is not where this format version has it").into());
     }
     Ok(Geometry { number, ..expected })
 }
