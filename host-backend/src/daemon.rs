@@ -132,6 +132,14 @@ fn make_runtime_dir(dir: &Path, private: bool) -> anyhow::Result<()> {
             meta.uid()
         );
     }
+    // Whoever may rename its entries could put sockets of their own there. (Not in one like /tmp.)
+    if meta.mode() & 0o1002 == 0o002 {
+        bail!(
+            "the runtime directory {} can be written by everyone: `chmod o-w` it, or choose \
+             another with --runtime-dir",
+            dir.display()
+        );
+    }
     Ok(())
 }
 
@@ -227,14 +235,12 @@ impl Daemon {
                 None => dir.join(format!("{}.sock", region.name)),
             };
             let door = dir.join(format!("{}.ivshmem", region.name));
-            if region.contents == Contents::Vshmem {
-                self.sockets.push(attach.clone());
-            }
-            if region.ivshmem {
-                self.sockets.push(door.clone());
-            }
             let served = match state {
-                Some(state) => self.resume_region(index, region, state, services)?,
+                Some(state) => {
+                    let attach = (region.contents == Contents::Vshmem).then_some(attach);
+                    self.sockets.extend(attach.into_iter().chain(region.ivshmem.then_some(door)));
+                    self.resume_region(index, region, state, services)?
+                }
                 None => {
                     let (served, memory) =
                         self.new_region(index, region, &attach, &door, services)?;
@@ -261,7 +267,12 @@ impl Daemon {
     ) -> anyhow::Result<(Served, Memory)> {
         let memory = Memory::open(region)?;
         let attach = match region.contents {
-            Contents::Vshmem => Some(listener(attach, SocketType::SEQPACKET, true)?),
+            Contents::Vshmem => {
+                let socket = listener(attach, SocketType::SEQPACKET, true)?;
+                // Ours to remove from here on; before, the name may be somebody else's.
+                self.sockets.push(attach.to_owned());
+                Some(socket)
+            }
             Contents::Raw => None,
         };
         let start = if memory.fresh { Start::Fresh } else { Start::Reopened };
@@ -274,8 +285,10 @@ impl Daemon {
             let own = rustix::process::geteuid().as_raw();
             let open = region.allow_vm_uids.as_ref();
             let open = open.is_some_and(|uids| uids.iter().any(|&u| u != own && u != 0));
-            let door = listener(door, SocketType::STREAM, open).inspect_err(|_| service.stop())?;
-            let door = self.vault.put(door);
+            let socket = listener(door, SocketType::STREAM, open);
+            let socket = socket.inspect_err(|_| service.stop())?;
+            self.sockets.push(door.to_owned());
+            let door = self.vault.put(socket);
             Some(Server::new(index, region, memory_tag, door, &mut self.vault)?)
         } else {
             None
