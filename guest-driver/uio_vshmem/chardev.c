@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* /dev/vshmemN: opening, and the ioctls of vshmem_abi.h. */
 #include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/hash.h>
 #include <linux/hrtimer.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -10,9 +12,14 @@
 
 #include "vshmem.h"
 
-/* Doorbells of one open file: 50,000 a second, 1,024 at once. */
+/*
+ * Doorbells of one open file: 50,000 a second, 1,024 at once. Of one user:
+ * twice that, since whoever may attach gets as many open files as it asks for.
+ */
 #define VSHMEM_RING_INTERVAL	(NSEC_PER_SEC / 50000)
-#define VSHMEM_RING_BURST	(1024 * VSHMEM_RING_INTERVAL)
+#define VSHMEM_USER_INTERVAL	(NSEC_PER_SEC / 100000)
+#define VSHMEM_RING_BURST	1024
+#define VSHMEM_USER_BURST	2048
 
 static void vshmem_release_dev(struct kref *ref)
 {
@@ -37,7 +44,7 @@ static int vshmem_open(struct inode *inode, struct file *file)
 
 	if (!vf)
 		return -ENOMEM;
-	spin_lock_init(&vf->lock);
+	spin_lock_init(&vf->ring.lock);
 	kref_get(&dev->ref);
 	vf->dev = dev;
 	file->private_data = vf;
@@ -56,34 +63,42 @@ static int vshmem_release(struct inode *inode, struct file *file)
 }
 
 /*
- * Token bucket in its clock form: @ring_due is the time at which the bucket
- * would be full again. Over the limit the caller sleeps for its own token;
- * a doorbell is delayed, never dropped.
+ * Token bucket in its clock form: @due is the time at which the bucket would
+ * be full again. Over the limit the caller sleeps for its own token; a
+ * doorbell is delayed, never dropped.
  */
-static int vshmem_throttle(struct vshmem_file *vf)
+static int vshmem_throttle(struct vshmem_meter *m, u64 interval, u64 burst)
 {
 	u64 now = ktime_get_ns();
 	ktime_t turn;
 	u64 due;
 
-	spin_lock(&vf->lock);
-	due = max(vf->ring_due, now) + VSHMEM_RING_INTERVAL;
-	vf->ring_due = due;
-	spin_unlock(&vf->lock);
-	if (due <= now + VSHMEM_RING_BURST)
+	burst *= interval;
+	spin_lock(&m->lock);
+	due = max(m->due, now) + interval;
+	m->due = due;
+	spin_unlock(&m->lock);
+	if (due <= now + burst)
 		return 0;
 
-	turn = ns_to_ktime(due - VSHMEM_RING_BURST);
+	turn = ns_to_ktime(due - burst);
 	do {
 		if (signal_pending(current)) {
-			spin_lock(&vf->lock);
-			vf->ring_due -= VSHMEM_RING_INTERVAL;
-			spin_unlock(&vf->lock);
+			spin_lock(&m->lock);
+			m->due -= interval;
+			spin_unlock(&m->lock);
 			return -EINTR;
 		}
 		set_current_state(TASK_INTERRUPTIBLE);
 	} while (schedule_hrtimeout(&turn, HRTIMER_MODE_ABS));
 	return 0;
+}
+
+static struct vshmem_meter *vshmem_user(struct vshmem_dev *dev)
+{
+	u32 uid = __kuid_val(current_uid());
+
+	return &dev->user[uid ? 1 + hash_32(uid, 32) % (VSHMEM_USERS - 1) : 0];
 }
 
 static long vshmem_ioc_info(struct vshmem_dev *dev, void __user *arg)
@@ -150,7 +165,7 @@ static long vshmem_ioc_wake(struct vshmem_dev *dev, void __user *arg)
 		return -EINVAL;
 	if (READ_ONCE(dev->dead))
 		return -ENODEV;
-	return vshmem_wake(dev, req.off, req.count);
+	return vshmem_wake(dev, req.off, req.count, true);
 }
 
 static long vshmem_ioc_ring(struct vshmem_file *vf, void __user *arg)
@@ -162,7 +177,10 @@ static long vshmem_ioc_ring(struct vshmem_file *vf, void __user *arg)
 		return -EFAULT;
 	if (req.peer > 0xffff || req.vector > 0xff)
 		return -EINVAL;
-	ret = vshmem_throttle(vf);
+	ret = vshmem_throttle(&vf->ring, VSHMEM_RING_INTERVAL, VSHMEM_RING_BURST);
+	if (!ret)
+		ret = vshmem_throttle(vshmem_user(vf->dev), VSHMEM_USER_INTERVAL,
+				      VSHMEM_USER_BURST);
 	if (ret)
 		return ret;
 	if (!vshmem_enter(vf->dev, &idx))

@@ -9,6 +9,7 @@
 #include <linux/miscdevice.h>
 #include <linux/notifier.h>
 #include <linux/pci.h>
+#include <linux/siphash.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/uio_driver.h>
@@ -26,6 +27,15 @@
 #define VSHMEM_REG_DOORBELL	0x0c
 
 struct vshmem_bucket;	/* wait.c */
+
+/* How many doorbells there were, see vshmem_throttle(). */
+struct vshmem_meter {
+	spinlock_t	lock;
+	u64		due;
+};
+
+/* Of doorbells: root, and all other users by a hash of their number. */
+#define VSHMEM_USERS	16
 
 struct vshmem_vector {
 	struct vshmem_dev	*dev;
@@ -70,6 +80,8 @@ struct vshmem_dev {
 	struct mutex		bind_lock;	/* writers of @binding */
 	struct work_struct	drain_work;
 	struct vshmem_bucket	*buckets;	/* sleepers, hashed by offset */
+	siphash_key_t		hash_key;	/* nobody can aim at a bucket */
+	struct vshmem_meter	user[VSHMEM_USERS];
 	struct miscdevice	misc;
 	char			name[20];
 	struct notifier_block	panic_nb;
@@ -81,8 +93,7 @@ struct vshmem_dev {
 /* One open file of /dev/vshmemN. */
 struct vshmem_file {
 	struct vshmem_dev	*dev;
-	spinlock_t		lock;
-	u64			ring_due;	/* see vshmem_throttle() */
+	struct vshmem_meter	ring;
 };
 
 extern struct srcu_struct vshmem_srcu;
@@ -135,7 +146,8 @@ int vshmem_mmap(struct file *file, struct vm_area_struct *vma);
 /* wait.c: sleepers, the wake bitmap, the binding */
 int vshmem_wait_init(struct vshmem_dev *dev);
 int vshmem_wait(struct vshmem_dev *dev, const struct vshmem_wait *req);
-unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count);
+unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count,
+			 bool may_sleep);
 void vshmem_wake_all(struct vshmem_dev *dev);
 int vshmem_bind(struct vshmem_dev *dev, const struct vshmem_bind *geo);
 void vshmem_unbind(struct vshmem_dev *dev);

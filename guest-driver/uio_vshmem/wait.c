@@ -10,8 +10,8 @@
  * The bitmap is written by every peer and trusted by nobody: a bit can at
  * worst wake a sleeper that has nothing to do.
  */
-#include <linux/hash.h>
 #include <linux/hrtimer.h>
+#include <linux/random.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
@@ -30,6 +30,7 @@
 struct vshmem_bucket {
 	spinlock_t		lock;
 	struct list_head	waiters;	/* oldest first */
+	u64			arrivals;	/* how many there ever were */
 };
 
 /* On the stack of its task. Nobody looks at it once @woken is set. */
@@ -37,6 +38,7 @@ struct vshmem_waiter {
 	struct list_head	node;
 	struct task_struct	*task;
 	u64			off;
+	u64			arrival;
 	bool			woken;
 };
 
@@ -47,7 +49,12 @@ static void vshmem_drain_work(struct work_struct *work);
 
 static struct vshmem_bucket *vshmem_bucket(struct vshmem_dev *dev, u64 off)
 {
-	return &dev->buckets[hash_64(off / sizeof(u32), VSHMEM_WAIT_BITS)];
+	/*
+	 * With a key, so that a process cannot fill the bucket of somebody
+	 * else's word with sleepers, which the interrupt handler would walk.
+	 */
+	return &dev->buckets[siphash_1u64(off, &dev->hash_key) %
+			     (1 << VSHMEM_WAIT_BITS)];
 }
 
 int vshmem_wait_init(struct vshmem_dev *dev)
@@ -55,6 +62,9 @@ int vshmem_wait_init(struct vshmem_dev *dev)
 	unsigned int i;
 
 	mutex_init(&dev->bind_lock);
+	get_random_bytes(&dev->hash_key, sizeof(dev->hash_key));
+	for (i = 0; i < VSHMEM_USERS; i++)
+		spin_lock_init(&dev->user[i].lock);
 	INIT_WORK(&dev->drain_work, vshmem_drain_work);
 	dev->buckets = kvmalloc_array(1 << VSHMEM_WAIT_BITS,
 				      sizeof(*dev->buckets), GFP_KERNEL);
@@ -63,18 +73,21 @@ int vshmem_wait_init(struct vshmem_dev *dev)
 	for (i = 0; i < 1 << VSHMEM_WAIT_BITS; i++) {
 		spin_lock_init(&dev->buckets[i].lock);
 		INIT_LIST_HEAD(&dev->buckets[i].waiters);
+		dev->buckets[i].arrivals = 0;
 	}
 	return 0;
 }
 
 /*
  * Takes up to @max waiters on @off (on anything, if @any) off their queue and
- * wakes them; returns how many. The waking comes after the unlocking: a
+ * wakes them; returns how many. Those that arrived after the first @before
+ * are not touched: woken, they may be back at once, and would keep whoever
+ * wakes them all here for ever. The waking comes after the unlocking: a
  * sleeper must not run into a lock whose holder the host has just preempted
  * in its favour (measured: 3 ms instead of 0.1 on a busy host).
  */
 static unsigned int vshmem_wake_batch(struct vshmem_bucket *bucket, u64 off,
-				      bool any, unsigned int max)
+				      bool any, u64 before, unsigned int max)
 {
 	struct task_struct *task[VSHMEM_WAKE_BATCH];
 	struct vshmem_waiter *w, *next;
@@ -84,7 +97,7 @@ static unsigned int vshmem_wake_batch(struct vshmem_bucket *bucket, u64 off,
 	max = min_t(unsigned int, max, VSHMEM_WAKE_BATCH);
 	spin_lock_irqsave(&bucket->lock, flags);
 	list_for_each_entry_safe(w, next, &bucket->waiters, node) {
-		if (n == max)
+		if (n == max || w->arrival >= before)
 			break;
 		if (!any && w->off != off)
 			continue;
@@ -103,10 +116,12 @@ static unsigned int vshmem_wake_batch(struct vshmem_bucket *bucket, u64 off,
 }
 
 /* Wakes up to @count sleepers on @off, first come first served. */
-unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count)
+unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count,
+			 bool may_sleep)
 {
 	struct vshmem_bucket *bucket = vshmem_bucket(dev, off);
 	unsigned int woken = 0, n;
+	u64 before;
 
 	/*
 	 * Between the caller's change of the word and this look at the queue;
@@ -115,21 +130,28 @@ unsigned int vshmem_wake(struct vshmem_dev *dev, u64 off, unsigned int count)
 	smp_mb();
 	if (list_empty(&bucket->waiters))
 		return 0;
+	before = READ_ONCE(bucket->arrivals);
 	do {
-		n = vshmem_wake_batch(bucket, off, false, count - woken);
+		n = vshmem_wake_batch(bucket, off, false, before, count - woken);
 		woken += n;
+		if (may_sleep)
+			cond_resched();
 	} while (n == VSHMEM_WAKE_BATCH);
 	return woken;
 }
 
-/* The device is going: everyone returns ENODEV. */
+/* The device is dead: everyone returns ENODEV, late-comers by themselves. */
 void vshmem_wake_all(struct vshmem_dev *dev)
 {
 	unsigned int i;
 
-	for (i = 0; i < 1 << VSHMEM_WAIT_BITS; i++)
-		while (vshmem_wake_batch(&dev->buckets[i], 0, true, UINT_MAX))
-			;
+	for (i = 0; i < 1 << VSHMEM_WAIT_BITS; i++) {
+		u64 before = READ_ONCE(dev->buckets[i].arrivals);
+
+		while (vshmem_wake_batch(&dev->buckets[i], 0, true, before,
+					 UINT_MAX))
+			cond_resched();
+	}
 }
 
 static int vshmem_compare(struct vshmem_dev *dev, u64 off, u32 expected)
@@ -182,6 +204,7 @@ int vshmem_wait(struct vshmem_dev *dev, const struct vshmem_wait *req)
 		expired = false;
 		spin_lock_irqsave(&bucket->lock, flags);
 		list_add_tail(&w.node, &bucket->waiters);
+		w.arrival = bucket->arrivals++;
 		spin_unlock_irqrestore(&bucket->lock, flags);
 
 		/* Full barrier: queue first, then look at the word. */
@@ -262,7 +285,7 @@ static void vshmem_drain_leaf(struct vshmem_dev *dev, struct vshmem_binding *b,
 		/* Inside BAR2: vshmem_check_geometry() proved it. */
 		vshmem_wake(dev, b->geo.lanes_off +
 			    lane * b->geo.lane_stride + b->geo.status_off,
-			    VSHMEM_LANE_WAKES);
+			    VSHMEM_LANE_WAKES, false);
 	}
 }
 
