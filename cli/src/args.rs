@@ -209,6 +209,10 @@ pub struct VmRun {
     #[arg(long, value_name = "VERSION")]
     pub kernel: Option<String>,
 
+    /// More words for the kernel's command line, such as "slub_debug=FZPU panic_on_warn=1"
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub kernel_args: Option<String>,
+
     /// The guest's name in messages
     #[arg(long, value_name = "NAME", default_value = "guest")]
     pub name: String,

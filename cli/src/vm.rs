@@ -32,6 +32,8 @@ pub fn run(runtime_dir: &Path, args: &VmRun) -> anyhow::Result<i32> {
             Ok(choice) => choice,
         };
     }
+    let words = args.kernel_args.iter().flat_map(|w| w.split_whitespace());
+    spec.kernel_args = words.map(str::to_owned).collect();
     spec.stdin = true;
     Ok(vshmem_vmm::run(&spec)?)
 }

@@ -45,7 +45,9 @@ pub struct Boot {
 pub fn qemu_args(spec: &VmSpec, boot: &Boot) -> Vec<OsString> {
     let mut args = Args(machine(spec.smp, spec.mem_mib, boot));
     args.put("-name", format!("guest={}", plain(&spec.name)));
-    args.put("-append", cmdline(boot));
+    let words: Vec<_> =
+        std::iter::once(cmdline(boot)).chain(spec.kernel_args.iter().cloned()).collect();
+    args.put("-append", words.join(" "));
 
     args.put("-device", "virtio-serial-pci,max_ports=6");
     let ports = [
@@ -234,6 +236,7 @@ tsc=reliable no_timer_check tsc_early_khz=2300000
                 RegionSocket { name: "b".into(), socket: "/x,y/b".into() },
             ],
             root: Root::Isolated { programs: Vec::new() },
+            kernel_args: vec!["init_on_free=1".into(), "debug".into()],
             ..VmSpec::new(["true"])
         };
         let mut boot = boot(Accel::Kvm);
@@ -243,6 +246,7 @@ tsc=reliable no_timer_check tsc_early_khz=2300000
         let got = text(&qemu_args(&spec, &boot));
         for line in [
             "-cpu host\n-smp 3\n",
+            " i8042.nokbd init_on_free=1 debug\n",
             "-bios /q.rom\n",
             "-chardev socket,id=stdin,fd=14\n-device virtserialport,chardev=stdin,name=vshmem.stdin\n",
             "-chardev socket,id=region0,path=/run/vshmem/a.ivshmem\n\

@@ -61,6 +61,8 @@ pub struct VmSpec {
     pub agent: Option<PathBuf>,
     /// The kernel to boot.
     pub kernel: KernelChoice,
+    /// More words for the kernel's command line, after its own.
+    pub kernel_args: Vec<String>,
     /// The root file system.
     pub root: Root,
     /// How instructions are run; `None` probes once per boot of the host.
@@ -86,6 +88,7 @@ impl VmSpec {
             stdin: false,
             agent: None,
             kernel: KernelChoice::Default,
+            kernel_args: Vec::new(),
             root: Root::Host { shares: Vec::new() },
             accel: None,
             boot_limit: Duration::from_secs(60),
