@@ -213,6 +213,10 @@ pub struct VmRun {
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub kernel_args: Option<String>,
 
+    /// Let a guest that reboots, panics or is reset boot again, and its command with it
+    #[arg(long)]
+    pub reboot: bool,
+
     /// The guest's name in messages
     #[arg(long, value_name = "NAME", default_value = "guest")]
     pub name: String,

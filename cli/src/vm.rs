@@ -34,6 +34,7 @@ pub fn run(runtime_dir: &Path, args: &VmRun) -> anyhow::Result<i32> {
     }
     let words = args.kernel_args.iter().flat_map(|w| w.split_whitespace());
     spec.kernel_args = words.map(str::to_owned).collect();
+    spec.reboot = args.reboot;
     spec.stdin = true;
     Ok(vshmem_vmm::run(&spec)?)
 }

@@ -8,16 +8,17 @@
 //!
 //! | port | direction | content |
 //! |---|---|---|
-//! | `vshmem.control` | both | one configuration frame, then lines |
+//! | `vshmem.control` | both | lines, and one configuration |
 //! | `vshmem.stdin` | to guest | bytes, ended by the line `stdin-eof N` |
 //! | `vshmem.stdout`, `vshmem.stderr` | to host | bytes |
 //!
-//! The configuration frame is a little-endian `u32` length and that many bytes:
-//! NUL-terminated `key=value` fields. Lines to the guest: `signal N`,
-//! `stdin-eof N`, `bye`. Lines to the host: `booted`, `started`, `notice TEXT`,
-//! `fail TEXT`, `exit CODE OUT ERR`, where OUT and ERR count the bytes sent:
-//! the host says `bye` only when it has them all, since a port's write returns
-//! before the bytes have left the guest.
+//! The first word is the guest's, `hello`: so each boot of one machine, after a
+//! reboot or a kexec, gets its configuration. That is the line `config N` and N
+//! bytes: NUL-terminated `key=value` fields. Lines to the guest after it:
+//! `signal N`, `stdin-eof N`, `bye`. Lines to the host: `booted`, `started`,
+//! `notice TEXT`, `fail TEXT`, `exit CODE OUT ERR`, where OUT and ERR count the
+//! bytes sent since `hello`: the host says `bye` only when it has them all,
+//! since a port's write returns before the bytes have left the guest.
 //!
 //! The file is compiled alone by the build script, as a static program, so
 //! that the initramfs needs no libraries: hence the few declarations of `sys`
@@ -81,6 +82,7 @@ fn boot() -> Res<()> {
     }
     load_modules("boot")?;
     let mut control = open_port("vshmem.control")?;
+    say(&mut control, "hello");
     let config = Config::read(&mut control)?;
     say(&mut control, "booted");
     match serve(&config, &mut control) {
@@ -99,6 +101,19 @@ fn say(control: &mut File, line: &str) {
     let _ = control.write_all(format!("{}\n", line.replace('\n', " ")).as_bytes());
 }
 
+/// One line and no byte more: what follows it is not of lines.
+fn read_line(from: &mut File) -> io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        if byte[0] == b'\n' {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
+        }
+        line.push(byte[0]);
+    }
+}
+
 /// What the host wants run; see the page's head for the encoding.
 #[derive(Default)]
 struct Config {
@@ -111,10 +126,16 @@ struct Config {
 
 impl Config {
     fn read(from: &mut File) -> Res<Config> {
-        let mut len = [0; 4];
-        from.read_exact(&mut len).map_err(|e| format!("reading the configuration: {e}"))?;
-        let mut bytes = vec![0; u32::from_le_bytes(len) as usize];
-        from.read_exact(&mut bytes).map_err(|e| format!("reading the configuration: {e}"))?;
+        let failed = |e| format!("reading the configuration: {e}");
+        // Lines that an earlier boot did not read may come first.
+        let len = loop {
+            let line = read_line(from).map_err(failed)?;
+            if let Some(len) = line.strip_prefix("config ").and_then(|n| n.parse().ok()) {
+                break len;
+            }
+        };
+        let mut bytes = vec![0; len];
+        from.read_exact(&mut bytes).map_err(failed)?;
         let mut config = Config::default();
         for field in bytes.split(|b| *b == 0).filter(|f| !f.is_empty()) {
             let Some(eq) = field.iter().position(|b| *b == b'=') else { continue };
@@ -369,7 +390,8 @@ fn feed(mut port: File, pipe: impl Write + Send + 'static) -> Sender<u64> {
     thread::spawn(move || {
         let mut pipe = pipe;
         let (mut sent, mut total) = (0u64, None);
-        while total != Some(sent) {
+        // More than the total: what an earlier boot left unread.
+        while total.is_none_or(|total| sent < total) {
             // The two channels have no common wait; the end comes once, so a
             // short look at it between chunks costs nothing that matters.
             match chunks.recv_timeout(Duration::from_millis(20)) {

@@ -44,6 +44,9 @@ pub struct Boot {
 #[must_use]
 pub fn qemu_args(spec: &VmSpec, boot: &Boot) -> Vec<OsString> {
     let mut args = Args(machine(spec.smp, spec.mem_mib, boot));
+    if !spec.reboot {
+        args.0.push("-no-reboot".into());
+    }
     args.put("-name", format!("guest={}", plain(&spec.name)));
     let words: Vec<_> =
         std::iter::once(cmdline(boot)).chain(spec.kernel_args.iter().cloned()).collect();
@@ -84,6 +87,7 @@ pub fn qemu_args(spec: &VmSpec, boot: &Boot) -> Vec<OsString> {
 /// The arguments of a guest that only says that it has booted.
 pub(crate) fn probe_args(boot: &Boot) -> Vec<OsString> {
     let mut args = Args(machine(1, 256, boot));
+    args.0.push("-no-reboot".into());
     args.put("-append", format!("{} vshmem.probe", cmdline(boot)));
     args.0
 }
@@ -92,7 +96,7 @@ pub(crate) fn probe_args(boot: &Boot) -> Vec<OsString> {
 fn machine(smp: u32, mem_mib: u64, boot: &Boot) -> Vec<OsString> {
     let mut args = Args(Vec::new());
     // Nothing that was not asked for: each device costs boot time.
-    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+    for flag in ["-nodefaults", "-no-user-config"] {
         args.0.push(flag.into());
     }
     args.put("-display", "none");
@@ -198,7 +202,6 @@ mod tests {
         let want = "\
 -nodefaults
 -no-user-config
--no-reboot
 -display none
 -vga none
 -machine q35,usb=off,vmport=off,hpet=off,smbus=off,sata=off,graphics=off
@@ -211,6 +214,7 @@ mod tests {
 -initrd /c/i.cpio
 -chardev socket,id=console,fd=10
 -serial chardev:console
+-no-reboot
 -name guest=guest
 -append console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on audit=0 \
 apparmor=0 8250.nr_uarts=1 cryptomgr.notests nowatchdog i8042.nopnp i8042.noaux i8042.nokbd \
@@ -237,6 +241,7 @@ tsc=reliable no_timer_check tsc_early_khz=2300000
             ],
             root: Root::Isolated { programs: Vec::new() },
             kernel_args: vec!["init_on_free=1".into(), "debug".into()],
+            reboot: true,
             ..VmSpec::new(["true"])
         };
         let mut boot = boot(Accel::Kvm);
@@ -258,6 +263,7 @@ tsc=reliable no_timer_check tsc_early_khz=2300000
         }
         assert!(!got.contains("-fsdev"), "an isolated guest sees nothing of the host");
         assert!(!got.contains("reconnect"), "QEMU would spin");
+        assert!(!got.contains("-no-reboot"), "it is to boot again");
     }
 
     #[test]

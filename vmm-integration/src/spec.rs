@@ -67,6 +67,9 @@ pub struct VmSpec {
     pub root: Root,
     /// How instructions are run; `None` probes once per boot of the host.
     pub accel: Option<Accel>,
+    /// Whether a guest that reboots, panics or is reset boots again, and its
+    /// command with it; else that ends it.
+    pub reboot: bool,
     /// How long the guest may take until the command starts.
     pub boot_limit: Duration,
 }
@@ -91,6 +94,7 @@ impl VmSpec {
             kernel_args: Vec::new(),
             root: Root::Host { shares: Vec::new() },
             accel: None,
+            reboot: false,
             boot_limit: Duration::from_secs(60),
         };
         // Programs that were just built often live below /tmp, which is fresh in

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use vshmem_images::{Cache, Initramfs, Kernel};
 
 use crate::io::VmIo;
@@ -43,6 +44,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     control: Mutex<UnixStream>,
+    /// The command's output, as the relays read it.
+    outputs: [UnixStream; 2],
     console: Mutex<Ring>,
     log: Mutex<Ring>,
     begun: Instant,
@@ -56,6 +59,11 @@ struct State {
     exit: Option<(i32, u64, u64)>,
     failed: Option<String>,
     got: [u64; 2],
+    /// Where the counts of the present boot begin.
+    before: [u64; 2],
+    /// Input since the present boot began, and whether that was all.
+    fed: u64,
+    fed_all: bool,
     /// The last word to the guest was said then; it has to end soon.
     bye: Option<Instant>,
     killed: bool,
@@ -128,13 +136,16 @@ impl Vm {
                 stdin: stdin.as_ref().map(|s| s.1),
             },
         };
-        let reader = control.0.try_clone().map_err(Error::system("dup"))?;
+        let dup = |of: &UnixStream| of.try_clone().map_err(Error::system("dup"));
+        let reader = dup(&control.0)?;
+        let outputs = [dup(&stdout.0)?, dup(&stderr.0)?];
         let shared = Arc::new(Shared {
             name: spec.name.clone(),
             process: Mutex::new(None),
             state: Mutex::default(),
             changed: Condvar::new(),
             control: Mutex::new(control.0),
+            outputs,
             console: Mutex::default(),
             log: Mutex::default(),
             begun: Instant::now(),
@@ -184,7 +195,7 @@ impl Vm {
             thread::spawn(move || shared.feed(port, from));
         } else if spec.stdin {
             let shared = Arc::clone(shared);
-            thread::spawn(move || shared.say("stdin-eof 0"));
+            thread::spawn(move || shared.end_input());
         }
     }
 
@@ -431,29 +442,60 @@ impl Shared {
         let _ = lock(&self.control).write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Sends the configuration and reads the guest's lines to their end.
+    /// Reads the guest's lines to their end, and sends every boot its
+    /// configuration.
     fn converse(&self, frame: &[u8], from: UnixStream) {
-        let sent = lock(&self.control).write_all(frame);
-        self.update(|s| s.framed = true);
-        if sent.is_err() {
-            return;
-        }
         // A line is bounded: the guest is not trusted.
         let mut lines = BufReader::new(from);
         loop {
             let mut line = Vec::new();
             match (&mut lines).take(64 << 10).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
-                Ok(_) => self.hear(String::from_utf8_lossy(&line).trim_end()),
+                Ok(_) => {}
             }
+            match String::from_utf8_lossy(&line).trim_end() {
+                "hello" => self.greet(frame),
+                line => self.hear(line),
+            }
+        }
+    }
+
+    /// A boot begins.
+    fn greet(&self, frame: &[u8]) {
+        let mut state = lock(&self.state);
+        let again = std::mem::replace(&mut state.framed, false);
+        if again {
+            tracing::warn!(vm = self.name, "the guest boots again");
+            // What QEMU wrote before it passed on this boot's first word is of the one before.
+            let unread = |of: &UnixStream| rustix::io::ioctl_fionread(of).unwrap_or(0);
+            for (n, output) in self.outputs.iter().enumerate() {
+                state.before[n] = state.got[n] + unread(output);
+            }
+            state.exit = None;
+            state.fed = 0;
+        }
+        let over = state.fed_all;
+        drop(state);
+        let mut control = lock(&self.control);
+        let sent = control.write_all(frame);
+        if over {
+            let _ = control.write_all(b"stdin-eof 0\n");
+        }
+        drop(control);
+        if sent.is_ok() {
+            self.update(|s| s.framed = true);
         }
     }
 
     fn hear(&self, line: &str) {
         let now = self.begun.elapsed();
         match wire::parse(line) {
-            FromGuest::Booted => self.update(|s| s.booted = Some(now)),
-            FromGuest::Started => self.update(|s| s.started = Some(now)),
+            FromGuest::Booted => self.update(|s| {
+                s.booted.get_or_insert(now);
+            }),
+            FromGuest::Started => self.update(|s| {
+                s.started.get_or_insert(now);
+            }),
             FromGuest::Notice(text) => {
                 tracing::warn!(vm = self.name, "{text}");
                 self.update(|s| {
@@ -475,10 +517,12 @@ impl Shared {
                     // A command that could not be started has only an end.
                     s.booted.get_or_insert(now);
                     s.started.get_or_insert(now);
-                    s.exit = Some((code, out, err));
+                    s.exit = Some((code, s.before[0] + out, s.before[1] + err));
                 });
                 self.dismiss();
             }
+            // See `converse`.
+            FromGuest::Hello => {}
             FromGuest::Unknown(text) => tracing::debug!(vm = self.name, "unknown line {text:?}"),
         }
     }
@@ -500,32 +544,49 @@ impl Shared {
     fn relay(&self, stream: usize, mut from: UnixStream, mut to: Box<dyn Write + Send>) {
         let mut buf = vec![0; 64 << 10];
         let mut open = true;
-        while let Ok(n @ 1..) = from.read(&mut buf) {
+        while let Some(n) = self.read_output(stream, &mut from, &mut buf) {
             if open && to.write_all(&buf[..n]).and_then(|()| to.flush()).is_err() {
                 // Nobody reads any more; the command learns it as it would from
                 // a pipe.
                 open = false;
                 self.say(&format!("signal {}", libc::SIGPIPE));
             }
-            self.update(|s| s.got[stream] += n as u64);
             self.dismiss();
         }
+    }
+
+    /// Reads and counts in one step, so that `greet` finds each byte either
+    /// counted or unread.
+    fn read_output(&self, stream: usize, from: &mut UnixStream, buf: &mut [u8]) -> Option<usize> {
+        let mut wait = [PollFd::new(&*from, PollFlags::IN)];
+        while let Err(rustix::io::Errno::INTR) = poll(&mut wait, None) {}
+        let mut state = lock(&self.state);
+        let n = from.read(buf).ok().filter(|n| *n > 0)?;
+        state.got[stream] += n as u64;
+        Some(n)
     }
 
     /// Copies the input and says how much it was.
     fn feed(&self, mut port: UnixStream, mut from: Box<dyn Read + Send>) {
         let mut buf = vec![0; 64 << 10];
-        let mut total = 0u64;
         loop {
             match from.read(&mut buf) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Ok(n @ 1..) if port.write_all(&buf[..n]).is_ok() => total += n as u64,
+                Ok(n @ 1..) if port.write_all(&buf[..n]).is_ok() => {
+                    self.update(|s| s.fed += n as u64);
+                }
                 _ => break,
             }
         }
-        self.say(&format!("stdin-eof {total}"));
+        self.end_input();
         // The port stays open until the guest has read it all.
         drop(self.wait_while(Duration::MAX, |s| s.ended.is_none()));
+    }
+
+    fn end_input(&self) {
+        self.update(|s| s.fed_all = true);
+        let fed = lock(&self.state).fed;
+        self.say(&format!("stdin-eof {fed}"));
     }
 }
 

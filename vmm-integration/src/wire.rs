@@ -9,7 +9,7 @@ use crate::{NetLink, Root, VmSpec};
 /// Where the guest's agent and its clients meet.
 pub(crate) const GUEST_RUNTIME_DIR: &str = "/run/vshmem";
 
-/// The configuration frame: a length and `key=value` fields, each ended by NUL.
+/// The configuration: a line with its length, and `key=value` fields, each ended by NUL.
 pub(crate) fn frame(spec: &VmSpec, net: Option<&NetLink>) -> Vec<u8> {
     let mut fields = Vec::new();
     let mut field = |key: &str, value: &OsStr| {
@@ -57,8 +57,7 @@ pub(crate) fn frame(spec: &VmSpec, net: Option<&NetLink>) -> Vec<u8> {
             }
         }
     }
-    // A frame is far below 4 GiB: the kernel limits arguments and environment.
-    let mut frame = u32::try_from(fields.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+    let mut frame = format!("config {}\n", fields.len()).into_bytes();
     frame.extend_from_slice(&fields);
     frame
 }
@@ -66,6 +65,8 @@ pub(crate) fn frame(spec: &VmSpec, net: Option<&NetLink>) -> Vec<u8> {
 /// A line from the guest. The guest is not trusted: anything else is `Unknown`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FromGuest {
+    /// The first process asks for its configuration: at every boot.
+    Hello,
     /// The first process has found its ports.
     Booted,
     /// The command runs.
@@ -87,6 +88,7 @@ pub(crate) fn parse(line: &str) -> FromGuest {
     let unknown = || FromGuest::Unknown(line.to_string());
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
+        "hello" => FromGuest::Hello,
         "booted" => FromGuest::Booted,
         "started" => FromGuest::Started,
         "notice" => FromGuest::Notice(rest.to_string()),
@@ -120,10 +122,10 @@ mod tests {
             "/bin/true".as_ref(),
         );
         let bytes = frame(&spec, None);
-        let (len, rest) = bytes.split_at(4);
-        assert_eq!(u32::from_le_bytes(len.try_into().unwrap()) as usize, rest.len());
-        let text = String::from_utf8(rest.to_vec()).unwrap();
-        let fields: Vec<_> = text.split_terminator('\0').collect();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, rest) = text.split_once('\n').unwrap();
+        assert_eq!(head, format!("config {}", rest.len()));
+        let fields: Vec<_> = rest.split_terminator('\0').collect();
         let want = [
             "name=a",
             "arg=sh",
