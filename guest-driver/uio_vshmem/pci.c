@@ -110,6 +110,18 @@ static int vshmem_request_irqs(struct vshmem_dev *dev)
 	return 0;
 }
 
+/* After this nothing of this kernel reads or writes the region. May sleep. */
+static void vshmem_cut_off(struct vshmem_dev *dev)
+{
+	/* Ioctls and faults: those inside finish, later ones are refused. */
+	WRITE_ONCE(dev->dead, true);
+	synchronize_srcu(&vshmem_srcu);
+	/* In this order: who returns from WAIT with ENODEV has no mapping. */
+	vshmem_zap(dev);
+	vshmem_wake_all(dev);
+}
+
+/* The other processors have been stopped. */
 static int vshmem_panic(struct notifier_block *nb, unsigned long event,
 			void *arg)
 {
@@ -117,10 +129,20 @@ static int vshmem_panic(struct notifier_block *nb, unsigned long event,
 	return NOTIFY_DONE;
 }
 
+/*
+ * Reboot, power off, kexec. Processes still run, here and on other processors,
+ * for as long as the devices take to shut down; what they did to the region
+ * after its peers have settled their deaths would be nobody's to undo.
+ */
 static int vshmem_reboot(struct notifier_block *nb, unsigned long event,
 			 void *arg)
 {
-	vshmem_announce_death(container_of(nb, struct vshmem_dev, reboot_nb));
+	struct vshmem_dev *dev = container_of(nb, struct vshmem_dev, reboot_nb);
+
+	vshmem_cut_off(dev);
+	vshmem_announce_death(dev);
+	/* Once: the slot may soon be another's. */
+	vshmem_unbind(dev);
 	return NOTIFY_DONE;
 }
 
@@ -268,14 +290,8 @@ static void vshmem_remove(struct pci_dev *pdev)
 	unregister_reboot_notifier(&dev->reboot_nb);
 	atomic_notifier_chain_unregister(&panic_notifier_list, &dev->panic_nb);
 
-	/* Ioctls and faults: those inside finish, later ones are refused. */
-	WRITE_ONCE(dev->dead, true);
-	synchronize_srcu(&vshmem_srcu);
-	/* In this order: who returns from WAIT with ENODEV has no mapping. */
-	vshmem_zap(dev);
-	vshmem_wake_all(dev);
-
 	/* Nothing here writes to the region any more: that is a death. */
+	vshmem_cut_off(dev);
 	vshmem_announce_death(dev);
 	vshmem_unbind(dev);
 

@@ -66,7 +66,7 @@ struct vshmem_binding {
 struct vshmem_dev {
 	struct kref		ref;
 	int			nr;		/* the N of /dev/vshmemN */
-	bool			dead;		/* set once, by remove */
+	bool			dead;		/* set for good, by remove or reboot */
 	struct pci_dev		*pdev;
 	void __iomem		*regs;		/* BAR0 */
 	void			*mem;		/* BAR2, write-back */

@@ -117,6 +117,32 @@ impl Host {
         self.daemon.lock().unwrap_or_else(|e| e.into_inner()).kill();
     }
 
+    /// Ends it as a service manager does before it starts another. Whether its
+    /// holder and the guests run on, its configuration says.
+    ///
+    /// # Errors
+    ///
+    /// It does not end, or not well.
+    pub fn stop_daemon(&self) -> Result<()> {
+        let mut daemon = self.daemon.lock().unwrap_or_else(|e| e.into_inner());
+        kill_process(Pid::from_child(&daemon.0), Signal::TERM)?;
+        let status = wait_for(&mut daemon.0, DAEMON_LIMIT)?.context("vshmemd ignores SIGTERM")?;
+        ensure!(status.success(), "vshmemd ended with {status}");
+        Ok(())
+    }
+
+    /// Its process.
+    pub fn daemon_pid(&self) -> Pid {
+        Pid::from_child(&self.daemon.lock().unwrap_or_else(|e| e.into_inner()).0)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.folder().join("vshmemd.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
     /// Starts it anew with the same configuration.
     ///
     /// # Errors
@@ -331,6 +357,16 @@ impl<H: Deref<Target = Host>> Guests<H> {
         let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
         let found = pids.filter(its).find_map(Pid::from_raw);
         found.with_context(|| format!("{} has no machine", self.name(guest)))
+    }
+
+    /// The same with more options for `vshmem vm run`; each boot says `first`.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started.
+    pub fn shell_that_says(&mut self, first: &str, name: &str, options: &[&str]) -> Result<usize> {
+        let options = [&["--name", name], options].concat();
+        self.start(name, &options, &["sh", "-c", &format!("echo {first}; exec sh")], Stdio::piped())
     }
 
     /// A line for the shell of a guest.

@@ -17,6 +17,8 @@
  *     asleep=N:C     waits until C wait for sem_t N
  *     lock           locks the segment's robust mutex, or says "owner died"
  *     unlock         unlocks it, consistent again
+ *     count          counts in the segment, on and on
+ *     still          counted once, and does so no more
  *     say=TEXT       prints a line
  *     pause          waits for a signal
  *     remove         removes all three
@@ -40,7 +42,7 @@
 struct note { long mtype; char text[16]; };
 
 /* After the page that `attach` fills. */
-struct objects { sem_t sem[4]; pthread_mutex_t mutex; };
+struct objects { sem_t sem[4]; pthread_mutex_t mutex; volatile unsigned long count; };
 
 static key_t key;
 static int set, shm, queue;
@@ -164,6 +166,18 @@ static void unlock(void)
     CHECK(pthread_mutex_unlock(&objects()->mutex) == 0, "pthread_mutex_unlock");
 }
 
+/* Looks for half a second. */
+static void still(void)
+{
+    unsigned long before = objects()->count;
+    CHECK(before, "nobody has counted");
+    for (int i = 0; i < 500; i++) {
+        unsigned long now = objects()->count;
+        CHECK(now == before, "somebody counts: %lu more after %d ms", now - before, i);
+        nap_ms(1);
+    }
+}
+
 static void step(const char *name, const char *text)
 {
     struct note note = { .mtype = first, .text = "note" };
@@ -200,6 +214,11 @@ static void step(const char *name, const char *text)
         UNTIL(MUST(semctl(set, first, GETNCNT)) == second);
     else if (!strcmp(name, "attached"))
         UNTIL(attached() == (unsigned long)first);
+    else if (!strcmp(name, "count"))
+        for (struct objects *o = objects();;)
+            o->count++;
+    else if (!strcmp(name, "still"))
+        still();
     else if (!strcmp(name, "say"))
         printf("%s\n", text);
     else if (!strcmp(name, "pause"))

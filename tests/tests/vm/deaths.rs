@@ -226,6 +226,27 @@ fn a_guest_that_reboots_lets_go_at_once(pair: &mut Pair) -> Result<()> {
     Ok(())
 }
 
+/// Its processes run on while its devices shut down: what is free then is not theirs any more.
+fn a_guest_that_reboots_writes_nothing_after_its_death(pair: &mut Pair) -> Result<()> {
+    let guest = pair.guests.shell_that_says("booted", "counts", &["--smp", "2", "--reboot"])?;
+    pair.says(guest, "booted")?;
+    pair.here("J make add=0")?;
+    pair.start(guest, "J find hold=0 say=holding count")?;
+    pair.says(guest, "holding")?;
+    let watcher = pair.task_here("J find post=0 take=0 still")?;
+    pair.here("J find waiters=0:1")?;
+    pair.guests.tell(guest, "busybox reboot -f")?;
+    watcher.ends_well(LIMIT)?;
+    // The same machine, another boot.
+    pair.says(guest, "booted")?;
+    pair.start(guest, "J find add=0 say=back")?;
+    pair.says(guest, "back")?;
+    pair.guests.tell(guest, "exit 0")?;
+    let (end, _) = pair.guests.expect_end(guest, LIMIT)?;
+    ensure!(end == "exit 0", "it ended with {end}");
+    pair.here("J remove").map(drop)
+}
+
 fn a_guest_killed_while_it_waits_is_passed_over(pair: &mut Pair) -> Result<()> {
     let (a, b) = (pair.a, pair.b);
     let victim = pair.another("victim")?;
@@ -360,6 +381,7 @@ impl Stage {
             a_robust_mutex_of_a_killed_guest_goes_to_the_next,
             a_kernel_that_panics_lets_go_at_once,
             a_guest_that_reboots_lets_go_at_once,
+            a_guest_that_reboots_writes_nothing_after_its_death,
         ]
     }
 
