@@ -366,7 +366,8 @@ impl<H: Deref<Target = Host>> Guests<H> {
     /// The command cannot be started.
     pub fn shell_that_says(&mut self, first: &str, name: &str, options: &[&str]) -> Result<usize> {
         let options = [&["--name", name], options].concat();
-        self.start(name, &options, &["sh", "-c", &format!("echo {first}; exec sh")], Stdio::piped())
+        let command = ["sh", "-c", &format!("echo {first}; exec sh")];
+        self.start(name, &options, &command, Stdio::piped(), None)
     }
 
     /// A line for the shell of a guest.

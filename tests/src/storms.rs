@@ -4,6 +4,7 @@
 //! fixed seed (`tests/survival.rs`), `cargo xtask soak` the full one, of which it leaves a page
 //! under `docs/results`. `docs/promises.md` says which promise each one shows.
 
+mod guests;
 mod kills;
 mod scribble;
 mod sockets;
@@ -41,6 +42,7 @@ pub struct Storm {
 /// All of them.
 pub const STORMS: &[Storm] = &[
     kills::STORM,
+    guests::STORM,
     scribble::STORM,
     Storm {
         name: "sockets",
