@@ -1,8 +1,9 @@
 //! A vshmem of one's own: a run-time directory that nobody else uses.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,11 +15,70 @@ use crate::build::{Artifacts, artifacts};
 const MARK: &str = "VSHMEM_TEST_SESSION";
 
 /// The shipped binaries together with a fresh run-time directory. Everything
-/// started in it, an endpoint left running included, ends with it.
+/// started in it, an endpoint left running included, ends with it, even if the
+/// test itself is killed.
 #[derive(Debug)]
 pub struct Session {
     artifacts: Artifacts,
     runtime: TempDir,
+    /// Last: it steps in where the end of the above does not come.
+    _guard: Guard,
+}
+
+/// Ends a session whose test could not: its input ends with the test, without
+/// the line that says that all is done. (A parent-death signal would do it as
+/// soon as the *thread* that started a daemon ends.)
+#[derive(Debug)]
+struct Guard(Child);
+
+/// Twice, for what was being forked.
+const GUARD: &str = r#"trap '' INT TERM HUP; read -r _ && exit
+for _ in 1 2; do
+    for e in $(grep -lzxF "$1" /proc/[0-9]*/environ 2>/dev/null); do
+        p=${e#/proc/}; kill -9 "${p%/environ}"
+    done
+done
+rm -rf "$2""#;
+
+impl Guard {
+    fn new(runtime: &Path) -> Result<Self> {
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard"]).arg(mark(runtime)).arg(runtime);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        guard.spawn().context("cannot start sh").map(Self)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        use std::io::Write;
+        let told = self.0.stdin.take().is_some_and(|mut input| input.write_all(b"\n").is_ok());
+        if !told {
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// The variable that every process of the session with this directory has.
+fn mark(runtime: &Path) -> String {
+    format!("{MARK}={}", runtime.display())
+}
+
+/// The processes of the session with this run-time directory that are alive.
+pub fn processes(runtime: &Path) -> Vec<Pid> {
+    let mark = mark(runtime);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let Ok(environ) = std::fs::read(entry.path().join("environ")) else { continue };
+        if environ.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
+            found.extend(Pid::from_raw(pid));
+        }
+    }
+    found
 }
 
 impl Session {
@@ -28,10 +88,8 @@ impl Session {
     ///
     /// The build's, or the directory's.
     pub fn new() -> Result<Self> {
-        Ok(Self {
-            artifacts: artifacts()?,
-            runtime: tempfile::Builder::new().prefix("vsh").tempdir()?,
-        })
+        let runtime = tempfile::Builder::new().prefix("vsh").tempdir()?;
+        Ok(Self { artifacts: artifacts()?, _guard: Guard::new(runtime.path())?, runtime })
     }
 
     /// The same with copies of the binaries in the directory, which is open to every user, and
@@ -102,18 +160,7 @@ impl Session {
 
     /// The processes of this session that are alive.
     pub fn processes(&self) -> Vec<Pid> {
-        let mark = format!("{MARK}={}", self.runtime().display());
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-                continue;
-            };
-            let Ok(environ) = std::fs::read(entry.path().join("environ")) else { continue };
-            if environ.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
-                found.extend(Pid::from_raw(pid));
-            }
-        }
-        found
+        processes(self.runtime())
     }
 }
 
