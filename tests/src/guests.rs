@@ -364,10 +364,16 @@ impl<H: Deref<Target = Host>> Guests<H> {
     /// # Errors
     ///
     /// The command cannot be started.
-    pub fn shell_that_says(&mut self, first: &str, name: &str, options: &[&str]) -> Result<usize> {
+    pub fn shell_that_says(
+        &mut self,
+        first: &str,
+        name: &str,
+        options: &[&str],
+        qemu: Option<&Path>,
+    ) -> Result<usize> {
         let options = [&["--name", name], options].concat();
         let command = ["sh", "-c", &format!("echo {first}; exec sh")];
-        self.start(name, &options, &command, Stdio::piped(), None)
+        self.start(name, &options, &command, Stdio::piped(), qemu)
     }
 
     /// A line for the shell of a guest.

@@ -4,6 +4,7 @@
 //! fixed seed (`tests/survival.rs`), `cargo xtask soak` the full one, of which it leaves a page
 //! under `docs/results`. `docs/promises.md` says which promise each one shows.
 
+mod guest_sizes;
 mod guests;
 mod kills;
 mod scribble;
@@ -43,6 +44,7 @@ pub struct Storm {
 pub const STORMS: &[Storm] = &[
     kills::STORM,
     guests::STORM,
+    guest_sizes::STORM,
     scribble::STORM,
     Storm {
         name: "sockets",

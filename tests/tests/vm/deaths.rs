@@ -228,7 +228,8 @@ fn a_guest_that_reboots_lets_go_at_once(pair: &mut Pair) -> Result<()> {
 
 /// Its processes run on while its devices shut down: what is free then is not theirs any more.
 fn a_guest_that_reboots_writes_nothing_after_its_death(pair: &mut Pair) -> Result<()> {
-    let guest = pair.guests.shell_that_says("booted", "counts", &["--smp", "2", "--reboot"])?;
+    let guest =
+        pair.guests.shell_that_says("booted", "counts", &["--smp", "2", "--reboot"], None)?;
     pair.says(guest, "booted")?;
     pair.here("J make add=0")?;
     pair.start(guest, "J find hold=0 say=holding count")?;

@@ -147,7 +147,7 @@ impl Field {
         let smp = if self.booted.is_multiple_of(2) { "2" } else { "1" };
         let name = format!("storm-{}", self.booted);
         let options = ["--smp", smp, "--mem", "256M", "--reboot"];
-        self.guests.shell_that_says("booted", &name, &options)
+        self.guests.shell_that_says("booted", &name, &options, None)
     }
 
     fn ready(&mut self, place: usize) -> Result<()> {
