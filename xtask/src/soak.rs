@@ -11,6 +11,7 @@ use vshmem_tests::oracle::{explained, player};
 use vshmem_tests::storms::{Plan, STORMS, Storm};
 
 use crate::cargo::{cargo, root};
+use crate::fuzz;
 use crate::packages;
 use crate::stage::{Count, libtest};
 
@@ -19,9 +20,16 @@ const ORACLE: &str = "oracle";
 /// The conformance programs, again and again.
 const CONFORMANCE: &str = "conformance";
 
+/// A peer that lies between any two accesses of any call.
+const LIES: &str = "lies";
+/// libFuzzer over everything that reads others' bytes.
+const FUZZ: &str = "fuzz";
+/// Runs of the lies, if nothing else is said.
+const RUNS: u64 = 3_000_000;
+
 /// The names of all parts.
 fn parts() -> impl Iterator<Item = &'static str> {
-    [ORACLE, CONFORMANCE].into_iter().chain(STORMS.iter().map(|s| s.name))
+    [ORACLE, CONFORMANCE, LIES, FUZZ].into_iter().chain(STORMS.iter().map(|s| s.name))
 }
 
 /// For how long, and what.
@@ -36,13 +44,13 @@ pub struct Options {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rounds of a storm, instead of its full number.
+    /// Rounds of a storm, or runs of the lies, instead of their full number.
     #[arg(long, value_name = "N")]
     rounds: Option<u64>,
     /// Differences after which the oracle stops.
     #[arg(long, default_value_t = 1)]
     differences: usize,
-    /// How many minutes the conformance programs are repeated.
+    /// How many minutes the conformance programs are repeated, and each target is fuzzed.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
     /// Repeat only programs whose name contains this.
@@ -64,6 +72,12 @@ pub fn soak(options: &Options) -> Result<bool> {
     }
     if chosen(CONFORMANCE) {
         good &= conformance(options)?;
+    }
+    if chosen(LIES) {
+        good &= fuzz::lies(options.seed, options.rounds.unwrap_or(RUNS))?;
+    }
+    if chosen(FUZZ) {
+        good &= fuzz::fuzz(options.minutes * 60)?;
     }
     for storm in STORMS.iter().filter(|s| chosen(s.name)) {
         good &= raise(storm, options)?;
