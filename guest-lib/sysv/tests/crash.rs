@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod common;
-use common::{CREATE, caller, dying, endpoint, heap, region, task};
+use common::{CREATE, caller, dying, endpoint, region, small, task};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vshmem_core::layout::Table;
 use vshmem_core::mem::{CrashMem, Died, HeapMem};
@@ -40,7 +40,7 @@ struct Scene {
 
 /// A set {5, 5}, a queue with one message, a segment, and a task about to die.
 fn scene() -> Scene {
-    let mem = heap();
+    let mem = small();
     let r = region(&mem);
     let mut on = endpoint(&r);
     let (c, mut mine) = task(&r, &mut on, 10);

@@ -1,6 +1,6 @@
 //! The arena, and whose every page and block is.
 
-use super::part::{Fault, Part, Span, Use, View, Who};
+use super::part::{Fault, Fix, Part, Span, Use, View, Who};
 use vshmem_core::arena::{Pool, pool_at};
 use vshmem_core::layout::{PAGE, Table, arena, sb};
 use vshmem_core::{Offset, Platform};
@@ -135,16 +135,15 @@ pub(super) fn ownership<P: Platform>(v: View<'_, P>, pages: &Pages, part: &mut P
             let at = Offset(span.start << arena::MIN_SHIFT);
             let who = if let Use::Of(who) = span.used { who } else { Who::Arena };
             let what = format!("belongs to {} and to {}", before.used, span.used);
-            part.note(v, Fault::Shared, who, at, what, &[]);
-            if let Some(found) = part.found.last_mut() {
-                found.evidence = vec![before.says, span.says];
-            }
+            let listed = [span, before].into_iter().find(|s| s.used == Use::Free);
+            let fix = listed.map_or(Fix::Look, |s| Fix::Unlink(s.says.0));
+            part.push(Fault::Shared, who, at, what, vec![before.says, span.says], fix);
         }
         if widest.as_ref().is_none_or(|w| w.end() < span.end()) {
             widest = Some(*span);
         }
     }
-    unmarked(v, pages, &runs, &spans, part);
+    unmarked(pages, &runs, &spans, part);
     leaks(v, pages, &runs, &spans, part);
 }
 
@@ -174,13 +173,7 @@ fn count<P: Platform>(v: View<'_, P>, runs: &[(u64, u64)], part: &mut Part) {
 }
 
 /// What is somebody's and not marked as in use.
-fn unmarked<P: Platform>(
-    v: View<'_, P>,
-    pages: &Pages,
-    runs: &[(u64, u64)],
-    spans: &[Span],
-    part: &mut Part,
-) {
+fn unmarked(pages: &Pages, runs: &[(u64, u64)], spans: &[Span], part: &mut Part) {
     for span in spans {
         let (first, end) = (span.start / PER, span.end().div_ceil(PER));
         let run = runs[..runs.partition_point(|(from, _)| *from <= first)].last();
@@ -190,10 +183,9 @@ fn unmarked<P: Platform>(
         }
         let who = if let Use::Of(who) = span.used { who } else { Who::Arena };
         let what = format!("page {marked} is in use ({}) and marked free", span.used);
-        part.note(v, Fault::Unmarked, who, Offset(marked * PAGE), what, &[]);
-        if let Some(found) = part.found.last_mut() {
-            found.evidence = vec![span.says, pages.cell_at(marked)];
-        }
+        let rests = vec![span.says, pages.cell_at(marked)];
+        let fix = Fix::Pages(first, end - first);
+        part.push(Fault::Unmarked, who, Offset(marked * PAGE), what, rests, fix);
     }
 }
 
@@ -217,7 +209,7 @@ fn leaks<P: Platform>(
             let after = spans.get(next).filter(|s| s.start < end);
             let to = after.map_or(end, |s| s.start.max(at));
             if to > at {
-                leak(v, pages, (at, to), before.or(after), part);
+                leak(v, pages, (at, to), (before, after), part);
             }
             before = after.filter(|s| s.class.is_some());
             at = after.map_or(end, |s| s.end().max(at));
@@ -225,15 +217,36 @@ fn leaks<P: Platform>(
     }
 }
 
+/// Notes a gap. Its parts are of the pools beside it: a pool takes whole pages, so what begins or ends
+/// within a page is of the pool of the rest of that page.
 fn leak<P: Platform>(
     v: View<'_, P>,
     pages: &Pages,
     (from, to): (u64, u64),
-    beside: Option<&Span>,
+    (before, after): (Option<&Span>, Option<&Span>),
+    part: &mut Part,
+) {
+    let before = before.filter(|s| s.end() == from).and_then(|s| s.class);
+    let after = after.filter(|s| s.start == to).and_then(|s| s.class);
+    let head = from.next_multiple_of(PER).min(to);
+    let tail = (to / PER * PER).max(head);
+    let both = before.filter(|_| before == after);
+    for (from, to, class) in [(from, head, before), (head, tail, both), (tail, to, after)] {
+        if from < to {
+            lost(v, pages, (from, to), class, part);
+        }
+    }
+}
+
+fn lost<P: Platform>(
+    v: View<'_, P>,
+    pages: &Pages,
+    (from, to): (u64, u64),
+    class: Option<(Pool, u64)>,
     part: &mut Part,
 ) {
     let at = Offset(from << arena::MIN_SHIFT);
-    let class = beside.and_then(|s| s.class).filter(|(_, c)| (to - from).is_multiple_of(1 << c));
+    let class = class.filter(|(_, c)| (to - from).is_multiple_of(1 << c));
     let whole = from.is_multiple_of(PER) && to.is_multiple_of(PER);
     let mut evidence = vec![pages.cell_at(from / PER), pages.cell_at((to - 1) / PER)];
     // A block that changes hands is written to, and one that is taken or given back changes the list.
@@ -248,8 +261,10 @@ fn leak<P: Platform>(
         None if whole => format!("{} pages are in use and nobody's", (to - from) / PER),
         None => format!("{} bytes are in use and nobody's", (to - from) << arena::MIN_SHIFT),
     };
-    part.note(v, Fault::Leaked, Who::Arena, at, what, &[]);
-    if let Some(found) = part.found.last_mut() {
-        found.evidence = evidence;
-    }
+    let fix = match class {
+        Some((pool, class)) => Fix::Blocks(pool, class, from, (to - from) >> class),
+        None if whole => Fix::Pages(from / PER, (to - from) / PER),
+        None => Fix::Look,
+    };
+    part.push(Fault::Leaked, Who::Arena, at, what, evidence, fix);
 }

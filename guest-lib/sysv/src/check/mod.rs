@@ -27,9 +27,11 @@ mod memory;
 mod objects;
 mod part;
 mod people;
+pub mod repair;
 mod waiting;
 
 pub use part::{Fault, Finding};
+pub use repair::{Repair, remedy, repair};
 
 use crate::Result;
 use part::{Part, View};
@@ -92,10 +94,19 @@ pub fn look<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<Vec<Finding>> {
 pub fn check<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
+    pause: impl FnMut(),
+) -> Result<Vec<Finding>> {
+    check_with(r, on, LOOKS, pause)
+}
+
+fn check_with<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    looks: u32,
     mut pause: impl FnMut(),
 ) -> Result<Vec<Finding>> {
     let mut found = look(r, on)?;
-    for _ in 1..LOOKS {
+    for _ in 1..looks {
         if found.is_empty() {
             break;
         }

@@ -1,6 +1,6 @@
 //! One object, looked at under its lock.
 
-use super::part::{Fault, Part, View, Who};
+use super::part::{Fault, Fix, Part, View, Who};
 use super::waiting;
 use crate::object::flag;
 use crate::{msg, sem, shm};
@@ -135,7 +135,11 @@ pub(super) fn extent_list<P: Platform>(
         sum += u64::from(n);
         part.run(v, fault, who, extent, n);
         let refs = v.cell(extent.plus(16));
-        part.expect(v, refs == 1, fault, who, extent.plus(16), || format!("{refs} references"));
+        if refs != 1 {
+            let at = extent.plus(16);
+            let rests = v.evidence(&[says, at]);
+            part.push(fault, who, at, format!("{refs} references"), rests, Fix::Value(1));
+        }
     }
     let good = if whole { sum == u64::from(pages) } else { sum <= u64::from(pages) };
     part.expect(v, good, fault, who, list.plus(extents::COUNT), || {

@@ -82,6 +82,23 @@ pub struct Finding {
     pub what: String,
     /// What that rests on: words with their tags.
     pub(super) evidence: Vec<(Offset, u64)>,
+    pub(super) who: Who,
+    pub(super) fix: Fix,
+}
+
+/// What a repair has to know beside the place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fix {
+    /// Nothing.
+    Look,
+    /// The right value.
+    Value(u32),
+    /// Blocks in a row of a pool's class: first, how many.
+    Blocks(Pool, u64, u64, u64),
+    /// Pages in a row: first, how many.
+    Pages(u64, u64),
+    /// The cell through which a free list leads to what is another's too.
+    Unlink(Offset),
 }
 
 impl fmt::Display for Finding {
@@ -146,6 +163,9 @@ impl Who {
         Self::Object(kind, index, id_of(v.r, index, v.cell(at.plus(obj::LIFE))))
     }
 }
+
+/// For patterns.
+pub(super) const SEG: Kind = Kind::Seg;
 
 pub(super) const fn word(kind: Kind) -> &'static str {
     match kind {
@@ -250,9 +270,22 @@ impl Part {
         what: String,
         rests: &[Offset],
     ) {
+        self.push(fault, who, at, what, v.evidence(rests), Fix::Look);
+    }
+
+    /// Notes a finding with what it rests on, and what mends it.
+    pub fn push(
+        &mut self,
+        fault: Fault,
+        who: Who,
+        at: Offset,
+        what: String,
+        evidence: Vec<(Offset, u64)>,
+        fix: Fix,
+    ) {
         if self.found.len() < MOST {
-            let evidence = v.evidence(rests);
-            self.found.push(Finding { fault, object: who.to_string(), at, what, evidence });
+            let object = who.to_string();
+            self.found.push(Finding { fault, object, at, what, evidence, who, fix });
         }
     }
 
@@ -357,14 +390,10 @@ impl Part {
         for (who, key, at, word) in std::mem::take(&mut self.counts) {
             let recorded = self.records.get(&key).copied().unwrap_or(0);
             let counted = u64::from(word as u32);
-            if counted != recorded && self.found.len() < MOST {
-                self.found.push(Finding {
-                    fault: Fault::Attached,
-                    object: who.to_string(),
-                    at,
-                    what: format!("counts {counted} attachments, its tasks {recorded}"),
-                    evidence: vec![(at, word)],
-                });
+            if counted != recorded {
+                let what = format!("counts {counted} attachments, its tasks {recorded}");
+                let fix = u32::try_from(recorded).map_or(Fix::Look, Fix::Value);
+                self.push(Fault::Attached, who, at, what, vec![(at, word)], fix);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A region in the heap and tasks in it.
 #![allow(missing_docs, dead_code)]
 
+pub mod damage;
 pub mod full;
 pub mod pause;
 pub mod still;
