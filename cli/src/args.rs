@@ -459,7 +459,12 @@ pub enum RegionCommand {
 /// only what stays as it is is reported; so damage in memory that is busy may only be seen when it is
 /// quiet. What is of the dead gets three seconds to be cleaned up.
 ///
-/// Exit status: 0 nothing was found, 1 something was, or the check failed.
+/// With --repair what can be mended is, and each mending is told: counts, indices, key chains and lists
+/// of sleepers are made anew, memory that nobody owns is given back, the dead are reaped, and queues and
+/// sets of which the content cannot be known are removed (their sleepers get EIDRM). It may run beside
+/// programs at work, and be interrupted and run again. Only root and the region's owner may.
+///
+/// Exit status: 0 nothing is wrong (any more), 1 something is, or the check failed.
 #[derive(Args, Debug)]
 pub struct Check {
     /// Region [default: $VSHMEM_SOCKET, or the user's own]
@@ -468,6 +473,10 @@ pub struct Check {
 
     #[command(flatten)]
     pub at: At,
+
+    /// Mend what can be mended
+    #[arg(long)]
+    pub repair: bool,
 
     #[command(flatten)]
     pub format: Format,

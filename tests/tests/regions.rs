@@ -3,6 +3,8 @@
 #![allow(missing_docs)]
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -227,4 +229,43 @@ fn regions_are_listed_with_their_numbers() {
         ["twin", "1", "16M"],
     ];
     assert_eq!(rows, expected, "{outcome:?}");
+}
+
+/// The memory of a region, through the daemon that holds it.
+fn memory(world: &World, name: &str) -> File {
+    let fds = world.session.processes().into_iter().flat_map(|pid| {
+        let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path())
+    });
+    let named = |fd: &PathBuf| {
+        let to = std::fs::read_link(fd).unwrap_or_default();
+        to.to_string_lossy().starts_with("/memfd:") && to.to_string_lossy().contains(name)
+    };
+    let writable = |fd: PathBuf| File::options().read(true).write(true).open(fd).ok();
+    fds.filter(named).find_map(writable).expect("the daemon holds the region's memory")
+}
+
+#[test]
+fn a_damaged_region_is_checked_and_repaired() {
+    let world = World::new();
+    let check = |options: &[&str]| {
+        let mut command = world.session.vshmem();
+        run(command.args(["region", "check", "blue"]).args(options), WATCHDOG).unwrap()
+    };
+    let clean = check(&[]);
+    assert_eq!((clean.stdout.as_str(), clean.good()), ("region blue: nothing found\n", true));
+    // How many segments there are, by the region's directory.
+    let counted = (2 << 20) + 0x408;
+    memory(&world, "blue").write_all_at(&9u64.to_le_bytes(), counted).unwrap();
+    let found = check(&[]);
+    assert_eq!(found.end, "exit 1", "{found:?}");
+    let says = "directory of segments at 0x408: counts 9 segments, there are 0 [directory]\n";
+    assert!(found.stdout.starts_with(says), "{found:?}");
+    let json: serde_json::Value = serde_json::from_str(&check(&["--json"]).stdout).unwrap();
+    assert_eq!(json["findings"][0]["fault"], "directory");
+    assert_eq!(json["findings"][0]["offset"], 0x408);
+    let repaired = check(&["--repair"]);
+    assert!(repaired.good() && repaired.stdout.starts_with("mended: directory of segments"));
+    assert_eq!(check(&["--repair"]).stdout, clean.stdout);
+    assert_eq!(check(&[]).stdout, clean.stdout);
 }
