@@ -9,6 +9,7 @@ mod guests;
 mod kills;
 mod scribble;
 mod sockets;
+mod stops;
 
 use std::fmt::Display;
 
@@ -54,6 +55,7 @@ pub const STORMS: &[Storm] = &[
         guests: false,
         run: sockets::storm,
     },
+    stops::STORM,
 ];
 
 /// What a storm found.
