@@ -86,6 +86,7 @@ pub enum Command {
     Ipcs(Ipcs),
     Ipcrm(Ipcrm),
     Unshare(Unshare),
+    Top(Top),
     /// The kernels that share a region
     #[command(subcommand)]
     Peer(Peer),
@@ -514,6 +515,26 @@ fn limit(text: &str) -> Result<(Limit, u64), String> {
     let limit = limit.ok_or_else(|| format!("{name:?} is none of {}", names()))?;
     let value = value.parse().map_err(|_| format!("{value:?}: not a number"))?;
     Ok((limit, value))
+}
+
+/// Show who does what in a region, who waits, and who holds something while stopped
+///
+/// Tasks of this kernel are shown with their processes' state: one that is STOPPED in the middle of a
+/// change, or holding semaphores that it took with SEM_UNDO, is named first. STEPS/S are the region's
+/// transactions; operations on a single semaphore that nobody waits for need none, and count under the
+/// set's CHANGES/S. On a terminal the view is renewed every second until q is pressed, else it is
+/// printed once.
+#[derive(Args, Debug)]
+pub struct Top {
+    #[command(flatten)]
+    pub at: At,
+
+    /// Print it once
+    #[arg(long)]
+    pub once: bool,
+
+    #[command(flatten)]
+    pub format: Format,
 }
 
 /// A listing of one region.

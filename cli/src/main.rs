@@ -16,6 +16,7 @@ mod places;
 mod preload;
 mod run;
 mod sharing;
+mod top;
 mod unshare;
 mod vm;
 
@@ -49,6 +50,7 @@ fn execute(args: &Vshmem) -> anyhow::Result<ExitCode> {
         Command::Ipcs(args) => ipc::list(dir, args),
         Command::Ipcrm(args) => ipc::remove(dir, args),
         Command::Unshare(args) => return unshare::run(dir, args),
+        Command::Top(args) => top::run(dir, args),
         Command::Peer(Peer::List(args)) => listing::peers(dir, args),
         Command::Peer(Peer::Fence(args)) => fence::run(dir, args),
         Command::Task(Task::List(args)) => listing::tasks(dir, args),

@@ -83,6 +83,13 @@ const fn lock_word(seq: u64, lane: LaneId) -> u64 {
     seq << LANE_BITS | (lane.0 as u64 + 1)
 }
 
+/// Who took a lock that holds `word`: a lane, in its transaction of that number. It may be over.
+#[must_use]
+pub const fn lock_holder(word: u64) -> Option<(LaneId, u64)> {
+    let lane = word & ((1 << LANE_BITS) - 1);
+    if lane == 0 { None } else { Some((LaneId(lane as u32 - 1), word >> LANE_BITS)) }
+}
+
 /// One cell's next word: the new value under a tag grown by one.
 #[must_use]
 pub const fn next_cell(old: u64, value: u32) -> u64 {

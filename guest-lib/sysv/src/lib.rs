@@ -12,6 +12,7 @@
 
 pub mod check;
 mod error;
+pub mod look;
 pub mod msg;
 pub mod object;
 pub mod park;
