@@ -304,7 +304,3 @@ impl Field {
         Ok(())
     }
 }
-
-fn ms(d: Duration) -> String {
-    format!("{:.0} ms", d.as_secs_f64() * 1e3)
-}
