@@ -38,6 +38,45 @@ pub fn artifacts() -> Result<Artifacts> {
     BUILT.get_or_init(|| build().map_err(|e| format!("{e:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
+/// Builds the binaries as a release that differs in some versions would have them, and copies them
+/// into a folder: each of `axes` is `FORMAT` (of the region), `ATTACH`, `ABI` (of the module) or
+/// `HOLDER`, whose version is then one more.
+///
+/// # Errors
+///
+/// The build's failure, or a file cannot be copied.
+pub fn skewed(axes: &[&str], into: &Path) -> Result<Artifacts> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Beside the others, which stay as they are; not optimised, since that takes minutes.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
+    let target = root().join(target).join("skew");
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "-p", "vshmem-cli", "-p", "vshmem-capi", "-p", "vshmem-host"])
+        .args(["--config", "profile.dev.debug=false", "--target-dir"])
+        .arg(&target)
+        .current_dir(root())
+        .env_remove("RUSTFLAGS")
+        .stdin(Stdio::null());
+    for axis in ["FORMAT", "ATTACH", "ABI", "HOLDER"] {
+        let name = format!("VSHMEM_SKEW_{axis}");
+        if axes.contains(&axis) {
+            command.env(name, "1")
+        } else {
+            command.env_remove(name)
+        };
+    }
+    let status = command.status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the build of another version failed ({status})");
+    }
+    for name in ["vshmem", "vshmemd", "libvshmem.so"] {
+        let built = target.join("debug").join(name);
+        std::fs::copy(&built, into.join(name)).with_context(|| format!("{}", built.display()))?;
+    }
+    Ok(Artifacts { vshmem: into.join("vshmem"), vshmemd: into.join("vshmemd") })
+}
+
 /// Names a folder of built binaries to test instead, such as an installation's.
 const BINARIES: &str = "VSHMEM_TEST_BINARIES";
 

@@ -376,6 +376,38 @@ impl<H: Deref<Target = Host>> Guests<H> {
         self.start(name, &options, &command, Stdio::piped(), qemu)
     }
 
+    /// As [`shell`](Self::shell), with more options for `vshmem vm run`.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be started.
+    pub fn shell_with(&mut self, name: &str, options: &[&str]) -> Result<usize> {
+        let options = [&["--name", name], options].concat();
+        self.start(name, &options, &["sh"], Stdio::piped(), None)
+    }
+
+    /// Has the shell of a guest do a line, and returns what that printed and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// The guest ends, or the line takes longer than `limit`.
+    pub fn ask(&mut self, guest: usize, line: &str, limit: Duration) -> Result<(i32, Vec<String>)> {
+        const END: &str = "@end ";
+        self.tell(guest, &format!("{{ {line}\n}} 2>&1; end=$?; echo; echo '{END}'$end"))?;
+        let until = Instant::now() + limit;
+        let mut said = Vec::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let next = self.expect_line(guest, left);
+            let next = next.with_context(|| format!("{line}: so far {said:?}"))?;
+            if let Some(status) = next.strip_prefix(END) {
+                said.pop_if(|last: &mut String| last.is_empty());
+                return Ok((status.parse().context("a status")?, said));
+            }
+            said.push(next);
+        }
+    }
+
     /// A line for the shell of a guest.
     ///
     /// # Errors
