@@ -7,6 +7,7 @@
 mod guest_sizes;
 mod guests;
 mod kills;
+mod module;
 mod scribble;
 mod sockets;
 mod stops;
@@ -47,6 +48,14 @@ pub const STORMS: &[Storm] = &[
     guests::STORM,
     guest_sizes::STORM,
     scribble::STORM,
+    Storm {
+        name: "module",
+        about: "random calls at the kernel module of a guest, by nobody and by root, and removals",
+        full: 4000,
+        short: 40,
+        guests: true,
+        run: module::storm,
+    },
     Storm {
         name: "sockets",
         about: "abusive clients at the daemon's sockets, beside programs that want to be served",
