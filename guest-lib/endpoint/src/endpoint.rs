@@ -142,6 +142,8 @@ pub struct Endpoint {
     pub(crate) left: Vec<(TaskId, TaskId)>,
     /// Ticks until they are looked at again; 0 = none.
     pub(crate) grace: u32,
+    /// Adopted tasks that did not map the region: looked at again with the next tick.
+    pub(crate) unmapped: Vec<u64>,
 }
 
 impl Endpoint {
@@ -199,6 +201,7 @@ impl Endpoint {
             orphans: Vec::new(),
             left: Vec::new(),
             grace: 0,
+            unmapped: Vec::new(),
         };
         endpoint
             .add(endpoint.listener.as_fd(), LISTENER)
@@ -426,6 +429,7 @@ impl Endpoint {
                 self.adopt_orphans();
             }
         }
+        self.settle_unmapped();
         self.forget_settled();
         if self.clock.as_mut().is_some_and(Clock::is_due) {
             self.set_clock();

@@ -230,20 +230,49 @@ pub fn command(pid: u32) -> String {
 /// Whether process `pid` maps the file `(device, inode)`; `None` if that cannot be seen, or takes
 /// too long to find out.
 pub fn maps(pid: u32, file: FileId) -> Option<bool> {
-    let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+    let main = maps_of(&format!("/proc/{pid}/maps"), file);
+    if main != Some(Maps::Nothing) {
+        return main.map(|m| m == Maps::File);
+    }
+    // That thread has ended, and shows nothing any more; others may go on without it.
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let maps = thread.path().join("maps");
+        match maps.to_str().and_then(|path| maps_of(path, file)) {
+            Some(Maps::Nothing) => {}
+            other => return other.map(|m| m == Maps::File),
+        }
+    }
+    Some(false)
+}
+
+/// What a thread shows of its memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Maps {
+    Nothing,
+    Others,
+    File,
+}
+
+fn maps_of(path: &str, file: FileId) -> Option<Maps> {
+    // ESRCH, here or below: it has just died.
+    let dead = |e: std::io::Error| (e.raw_os_error() == Some(libc::ESRCH)).then_some(Maps::Nothing);
+    let maps = match fs::File::open(path) {
+        Ok(maps) => maps,
+        Err(e) => return dead(e),
+    };
     let mut lines = BufReader::new(maps);
     let mut line = Vec::new();
+    let mut found = Maps::Nothing;
     for _ in 0..MAPPINGS {
         line.clear();
         // A path may hold any bytes.
         match lines.read_until(b'\n', &mut line) {
-            Ok(0) => return Some(false),
-            Ok(_) => {}
-            // Also ESRCH, of a process that has just died: it maps nothing.
-            Err(e) => return (e.raw_os_error() == Some(libc::ESRCH)).then_some(false),
+            Ok(0) => return Some(found),
+            Ok(_) => found = Maps::Others,
+            Err(e) => return dead(e),
         }
         if mapped_file(&String::from_utf8_lossy(&line)) == Some(file) {
-            return Some(true);
+            return Some(Maps::File);
         }
     }
     None
@@ -320,5 +349,36 @@ mod tests {
         let exe = FileId::of(&exe).unwrap();
         assert_eq!(maps(std::process::id(), exe), Some(true));
         assert_eq!(maps(std::process::id(), FileId { inode: u64::MAX, ..exe }), Some(false));
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_maps_what_it_maps() {
+        let file = fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let file = FileId::of(&file).unwrap();
+        // SAFETY: the child runs what is below, and takes no locks that other threads may hold but
+        // the allocator's, which the C library keeps whole over a fork.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(60)));
+            // SAFETY: ends this thread alone.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat_field(&stat, 3).map(str::to_owned)
+        };
+        let begun = std::time::Instant::now();
+        while state().as_deref() != Some("Z") {
+            assert!(begun.elapsed().as_secs() < 20);
+            std::thread::yield_now();
+        }
+        let seen = maps(pid as u32, file);
+        // SAFETY: no pointers; the child made above.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        assert_eq!(seen, Some(true));
+        assert_eq!(maps(pid as u32, file), None, "it is gone");
     }
 }

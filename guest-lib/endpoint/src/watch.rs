@@ -224,6 +224,20 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Looks again at adopted tasks that did not map the region. One executed another program while
+    /// nobody watched: its former image is settled. Another had its answer from the endpoint before
+    /// this one, and was about to map it: what it has is its own.
+    pub(crate) fn settle_unmapped(&mut self) {
+        for token in std::mem::take(&mut self.unmapped) {
+            let Some(task) = self.tasks.get(&token) else { continue };
+            // One that has attached to this endpoint has been looked at then.
+            let attached = self.connections.values().any(|c| c.role == Role::Task(token));
+            if !attached && sys::maps(task.process.pid, self.file) == Some(false) {
+                self.new_image(token);
+            }
+        }
+    }
+
     /// The grace of children announced to the former endpoint is over.
     pub(crate) fn adopt_orphans(&mut self) {
         for id in std::mem::take(&mut self.orphans) {
@@ -252,8 +266,10 @@ impl Endpoint {
         };
         info!(pid = t.pid, slot = t.id.index, "task adopted");
         match self.watch(Watched { id: t.id, process, uid: t.uid, keeper: t.keeper }) {
-            // It executed another program, or closed the region, while nobody watched.
-            Ok(token) if sys::maps(t.pid, self.file) == Some(false) => self.new_image(token),
+            // (What a keeper attaches it accounts for, over an exec too.)
+            Ok(token) if t.keeper.is_none() && sys::maps(t.pid, self.file) == Some(false) => {
+                self.unmapped.push(token);
+            }
             Ok(_) => {}
             Err(e) => error!(pid = t.pid, error = %e, "cannot watch a task"),
         }

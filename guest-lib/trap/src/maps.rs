@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use vshmem::sysv::shm::Extent;
 use vshmem_core::layout::{PAGE, REGION_BASE};
 
@@ -64,9 +65,8 @@ pub struct Part {
 /// The region's mappings of process `pid`; `None` if it has the whole region, as a program with the
 /// library has, which keeps its own count.
 pub fn parts(pid: u32, file: FileId, known: &HashMap<Key, Shape>) -> io::Result<Option<Vec<Part>>> {
-    let maps = BufReader::new(File::open(format!("/proc/{pid}/maps"))?);
     let mut vmas = Vec::new();
-    for line in maps.split(b'\n') {
+    for line in maps(pid)?.split(b'\n') {
         match vma(&String::from_utf8_lossy(&line?), file) {
             Some(vma) if vma.page == 0 => return Ok(None),
             Some(vma) => vmas.push(vma),
@@ -74,6 +74,24 @@ pub fn parts(pid: u32, file: FileId, known: &HashMap<Key, Shape>) -> io::Result<
         }
     }
     Ok(Some(split(&vmas, known)))
+}
+
+/// The maps of a process: its first thread's, or if that has ended, and shows nothing any more,
+/// those of another one that goes on.
+fn maps(pid: u32) -> io::Result<BufReader<File>> {
+    let open = |path: &Path| Ok::<_, io::Error>(BufReader::new(File::open(path)?));
+    let mut first = open(format!("/proc/{pid}/maps").as_ref())?;
+    if first.fill_buf()?.is_empty() {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten()
+        {
+            if let Ok(mut maps) = open(&thread.path().join("maps"))
+                && maps.fill_buf().is_ok_and(|lines| !lines.is_empty())
+            {
+                return Ok(maps);
+            }
+        }
+    }
+    Ok(first)
 }
 
 /// One line `from-to perms offset major:minor inode path`, if it is of `file`.
