@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -225,28 +225,38 @@ pub fn start_endpoint(path: &Path) -> anyhow::Result<()> {
     let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
     let began = log.metadata()?.len();
     // Inherited by the daemon, which writes to it when it serves; without it, it has failed.
-    let (ready, tell) = rustix::pipe::pipe().context("cannot make a pipe")?;
-    rustix::io::fcntl_setfd(&ready, rustix::io::FdFlags::CLOEXEC)?;
-    let daemon = places::daemon()?;
-    let mut command = Command::new(&daemon);
-    command.arg("--embedded").arg("--socket").arg(path);
-    command.arg("--ready-fd").arg(tell.as_raw_fd().to_string());
-    // It serves many programs: it must not keep this one's directory, terminal or preloads.
-    command.current_dir("/").env_remove("LD_PRELOAD");
-    command.env_remove("VSHMEM_SOCKET").env_remove("VSHMEM_RULES");
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let child = command.spawn().with_context(|| format!("cannot start {}", daemon.display()))?;
-    drop(tell);
-    if wait_ready(&ready)? {
-        return Ok(());
+    for _ in 0..STARTS {
+        let (ready, tell) = rustix::pipe::pipe().context("cannot make a pipe")?;
+        rustix::io::fcntl_setfd(&ready, rustix::io::FdFlags::CLOEXEC)?;
+        let daemon = places::daemon()?;
+        let mut command = Command::new(&daemon);
+        command.arg("--embedded").arg("--socket").arg(path);
+        command.arg("--ready-fd").arg(tell.as_raw_fd().to_string());
+        // It serves many programs: it must not keep this one's directory, terminal or preloads.
+        command.current_dir("/").env_remove("LD_PRELOAD");
+        command.env_remove("VSHMEM_SOCKET").env_remove("VSHMEM_RULES");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+        let mut child = command
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", daemon.display()))?;
+        drop(tell);
+        if wait_ready(&ready)? {
+            return Ok(());
+        }
+        // Killed by somebody, it is no worse than one that is killed a moment later.
+        if child.try_wait()?.is_some_and(|end| end.signal() == Some(libc::SIGKILL)) {
+            continue;
+        }
+        bail!(
+            "{} (pid {}) did not get ready: {}\n(all of its log: {})",
+            daemon.display(),
+            child.id(),
+            tail(&log_path, began),
+            log_path.display()
+        )
     }
-    bail!(
-        "{} (pid {}) did not get ready: {}\n(all of its log: {})",
-        daemon.display(),
-        child.id(),
-        tail(&log_path, began),
-        log_path.display()
-    )
+    bail!("whoever starts the endpoint at {}, it is killed at once", path.display())
 }
 
 fn wait_ready(ready: &OwnedFd) -> anyhow::Result<bool> {

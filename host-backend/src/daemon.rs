@@ -50,6 +50,8 @@ struct Served {
 
 struct Daemon {
     vault: Vault,
+    /// Whether it took over from another one.
+    resumed: bool,
     poller: Poller,
     regions: Vec<Served>,
     signals: OwnedFd,
@@ -100,8 +102,12 @@ pub fn run(
         }
     };
     if let Err(e) = daemon.begin().and_then(|()| ready()) {
-        daemon.stop(End::Release);
-        lock.remove();
+        // What was served before it came stays with the holder.
+        let end = if daemon.resumed { End::Keep } else { End::Release };
+        daemon.stop(end);
+        if end == End::Release {
+            lock.remove();
+        }
         return Err(e);
     }
     let end = daemon.serve(&options);
@@ -192,8 +198,10 @@ impl Daemon {
             }
             None => (Vault::local(), None),
         };
+        let resumed = vault.is_held();
         let mut daemon = Self {
             vault,
+            resumed,
             poller: Poller::new()?,
             regions: Vec::new(),
             signals,
@@ -205,7 +213,6 @@ impl Daemon {
         let old = old.unwrap_or(State { version: VERSION, region: Vec::new() });
         // Before anything is changed.
         check_against(&old, &options.config)?;
-        let resumed = daemon.vault.is_held();
         let set_up = daemon.set_up_regions(options, &old, services);
         if let Err(e) = set_up {
             for served in &mut daemon.regions {

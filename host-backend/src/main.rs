@@ -160,8 +160,11 @@ fn take_ready_fd(number: i32) -> anyhow::Result<File> {
 
 /// Tells whoever asked that everything is up.
 fn announce(ready_fd: Option<File>, ready_file: Option<&Path>) -> anyhow::Result<()> {
-    if let Some(mut file) = ready_fd {
-        file.write_all(b"ready\n").context("cannot write to --ready-fd")?;
+    if let Some(mut file) = ready_fd
+        && let Err(e) = file.write_all(b"ready\n")
+    {
+        // Whoever asked may have been killed meanwhile; others will come.
+        tracing::warn!(error = %e, "cannot write to --ready-fd");
     }
     if let Some(path) = ready_file {
         // Whole or not at all, for whoever watches the directory.

@@ -199,3 +199,54 @@ fn embedded_default_serves_its_user_and_leaves_when_unused() {
     assert!(begin.elapsed() >= vshmem_host::daemon::IDLE_LIMIT);
     assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0, "nothing is left");
 }
+
+#[test]
+fn a_daemon_whose_starter_was_killed_serves_and_keeps_what_it_took_over() {
+    let _watchdog = watchdog(60);
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("u");
+    let socket = run.join("default.sock");
+    let start = |n: u32| {
+        // Nobody reads what it says.
+        let (read, tell) = rustix::pipe::pipe().unwrap();
+        drop(read);
+        let ready = dir.path().join(n.to_string());
+        let child = Command::new(program())
+            .args(["--embedded", "--socket"])
+            .arg(&socket)
+            .args(["--ready-fd", &tell.as_raw_fd().to_string(), "--ready-file"])
+            .arg(&ready)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("it is ready", || ready.exists());
+        child
+    };
+    let mut first = start(1);
+    let before = attach(&socket);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut second = start(2);
+    let after = attach(&socket);
+    assert_eq!(inode(&before.fds[0]), inode(&after.fds[0]));
+
+    // One that fails lets go of nothing that was there before it.
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let (code, _, err) = output(
+        Command::new(program())
+            .args(["--embedded", "--socket"])
+            .arg(&socket)
+            .args(["--ready-file", "/nonexistent/ready"]),
+    );
+    assert_eq!(code, 1);
+    assert!(err.contains("/nonexistent/ready"), "{err}");
+    let mut third = start(3);
+    let again = attach(&socket);
+    assert_eq!(inode(&before.fds[0]), inode(&again.fds[0]));
+    third.kill().unwrap();
+    third.wait().unwrap();
+    let (code, ..) =
+        output(Command::new(program()).arg("--shutdown").arg("--runtime-dir").arg(&run));
+    assert_eq!(code, 0);
+}
