@@ -152,6 +152,15 @@ pub fn compile_all(name: &str, sources: &[PathBuf], into: &Path) -> Result<PathB
     compile_with(&[], name, sources, into)
 }
 
+/// The same, linked statically.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub fn compile_all_static(name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
+    compile_with(&["-static"], name, sources, into)
+}
+
 fn compile_with(more: &[&str], name: &str, sources: &[PathBuf], into: &Path) -> Result<PathBuf> {
     let program = into.join(name);
     let output = Command::new("cc")

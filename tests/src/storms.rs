@@ -45,6 +45,7 @@ pub struct Storm {
 /// All of them.
 pub const STORMS: &[Storm] = &[
     kills::STORM,
+    kills::RESTARTS,
     guests::STORM,
     guest_sizes::STORM,
     scribble::STORM,

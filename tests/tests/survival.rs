@@ -17,7 +17,7 @@ fn number(variable: &str, default: u64) -> Result<u64> {
 fn raise(storm: &Storm) -> Result<(), Failed> {
     let seed = number("STORM_SEED", 1)?;
     let report = (storm.run)(&Plan { seed, rounds: number("STORM_ROUNDS", storm.short)? })
-        .map_err(|e| format!("seed {seed}: {e:#}"))?;
+        .map_err(|e| format!("seed {seed}: {e:?}"))?;
     eprintln!("{}", report.table(&[]));
     if report.broken().is_empty() {
         return Ok(());

@@ -36,8 +36,45 @@ pub const STORM: Storm = Storm {
     full: 10_000,
     short: 150,
     guests: false,
-    run: raise,
+    run: |plan| raise(plan, &[(SERVED, 50), (OWN, 50)]),
 };
+
+/// The same while endpoints die too.
+pub const RESTARTS: Storm = Storm {
+    name: "restarts",
+    about: "the same while endpoints, their holders and supervisors are killed, and start again",
+    full: 3_000,
+    short: 40,
+    guests: false,
+    run: |plan| {
+        let disturbed = |manner| Manner { disturbed: true, ..manner };
+        let trapped = Manner { trapped: true, ..disturbed(SERVED) };
+        raise(plan, &[(disturbed(SERVED), 45), (disturbed(OWN), 45), (trapped, 10)])
+    },
+};
+
+/// Where and how.
+#[derive(Clone, Copy)]
+struct Manner {
+    place: Place,
+    /// The endpoint, its holder and supervisors are killed as well.
+    disturbed: bool,
+    /// The workers are linked statically, and their calls are trapped.
+    trapped: bool,
+}
+
+impl Manner {
+    fn name(self) -> &'static str {
+        match (self.place, self.trapped) {
+            (Place::Served, false) => "a region of vshmemd",
+            (Place::Own, _) => "the user's own region",
+            (Place::Served, true) => "trapped, in a region of vshmemd",
+        }
+    }
+}
+
+const SERVED: Manner = Manner { place: Place::Served, disturbed: false, trapped: false };
+const OWN: Manner = Manner { place: Place::Own, ..SERVED };
 
 const WORKERS: usize = 8;
 /// Kills after which the books are closed.
@@ -79,6 +116,7 @@ impl Delays {
 }
 
 struct Field {
+    manner: Manner,
     world: World,
     rng: Rng,
     workers: Vec<Worker>,
@@ -93,27 +131,38 @@ struct Field {
     passed_on: Delays,
     kills: u64,
     by_themselves: u64,
+    /// Kills after which an endpoint or its like is killed, and when it is started again.
+    next_trouble: u64,
+    down_until: Option<u64>,
+    /// Endpoints, holders and supervisors that were killed.
+    troubles: [u64; 3],
+    /// Until the last of the dead was reaped, when all were killed.
+    settled: Duration,
 }
 
-fn raise(plan: &Plan) -> Result<Report> {
+fn raise(plan: &Plan, parts: &[(Manner, u64)]) -> Result<Report> {
     let mut report = Report::default();
     // What a dead worker leaves is ours to collect.
     set_child_subreaper(Pid::from_raw(1))?;
-    let half = plan.rounds.div_ceil(2);
-    for (i, (place, kills)) in (0..).zip([(Place::Served, half), (Place::Own, plan.rounds - half)])
-    {
-        let mut field = Field::new(place, plan.seed.wrapping_add(i << 32))?;
-        field.rage(kills, &mut report)?;
-        field.tell(place, &mut report);
+    for (i, (manner, percent)) in (0..).zip(parts) {
+        let kills = (plan.rounds * percent).div_ceil(100);
+        let mut field = Field::new(*manner, plan.seed.wrapping_add(i << 32))?;
+        field.rage(kills, &mut report).with_context(|| {
+            let log = field.world.log();
+            let lines: Vec<_> = log.lines().filter(|l| !l.contains("door: ")).collect();
+            format!("the last of its log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        })?;
+        field.tell(&mut report);
     }
     set_child_subreaper(None)?;
     Ok(report)
 }
 
 impl Field {
-    fn new(place: Place, seed: u64) -> Result<Self> {
+    fn new(manner: Manner, seed: u64) -> Result<Self> {
         Ok(Self {
-            world: World::new(place)?,
+            manner,
+            world: World::new(manner.place, manner.trapped)?,
             rng: Rng::new(seed),
             workers: Vec::new(),
             number: 0,
@@ -124,6 +173,10 @@ impl Field {
             passed_on: Delays::default(),
             kills: 0,
             by_themselves: 0,
+            next_trouble: 5,
+            down_until: None,
+            troubles: [0; 3],
+            settled: Duration::ZERO,
         })
     }
 
@@ -137,13 +190,24 @@ impl Field {
                 self.turn(report)?;
                 if self.kills >= half && !looked {
                     looked = true;
+                    self.world.restart()?;
+                    self.down_until = None;
                     self.check("while they work", report)?;
                 }
             }
-            while let Some(worker) = self.workers.pop() {
-                self.kill(&[worker])?;
-            }
+            let all = std::mem::take(&mut self.workers);
+            self.kill(&all)?;
+            self.world.restart()?;
+            self.down_until = None;
             self.close_books(report)?;
+            if self.manner.disturbed {
+                // One that was started again may have more than the first one.
+                if self.world.is_up() {
+                    self.world.kill_endpoint()?;
+                }
+                self.world.restart()?;
+                self.world.settle()?;
+            }
             let census = self.world.census()?;
             let first = *before.get_or_insert(census);
             report.promise(census == first && census.zombies == 0, || {
@@ -162,8 +226,44 @@ impl Field {
         Ok(())
     }
 
+    /// Kills an endpoint, a holder or a supervisor now and then, and starts the endpoint again.
+    fn trouble(&mut self) -> Result<()> {
+        if let Some(until) = self.down_until {
+            if now() > until {
+                self.world.restart()?;
+                self.down_until = None;
+            }
+            return Ok(());
+        }
+        // The user's own is started by the next worker.
+        if !self.manner.disturbed || self.kills < self.next_trouble || !self.world.is_up() {
+            return Ok(());
+        }
+        self.next_trouble = self.kills + 3 + self.rng.below(20) as u64;
+        let supervisors = if self.manner.trapped { self.world.supervisors() } else { Vec::new() };
+        match self.rng.below(10) {
+            0..4 if !supervisors.is_empty() => {
+                self.troubles[2] += 1;
+                // It may have ended by itself.
+                let _ = kill_process(*self.rng.one(&supervisors), Signal::KILL);
+            }
+            0..2 => {
+                self.troubles[1] += 1;
+                self.world.kill_holder()?;
+            }
+            _ => {
+                self.troubles[0] += 1;
+                self.world.kill_endpoint()?;
+                let down = if self.rng.percent(50) { 0 } else { self.rng.below(200) as u64 };
+                self.down_until = Some(now() + down * 1_000_000);
+            }
+        }
+        Ok(())
+    }
+
     /// Fills the places of the dead, and kills who is due.
     fn turn(&mut self, report: &mut Report) -> Result<()> {
+        self.trouble()?;
         while self.workers.len() < WORKERS {
             let worker = self.spawn()?;
             self.workers.push(worker);
@@ -184,7 +284,9 @@ impl Field {
             )?;
             if let Some(status) = ended {
                 self.by_themselves += 1;
-                let good = status.exit_status() == Some(0);
+                // Without its supervisor a trapped one cannot even find what it needs; and one that
+                // loses it in the middle of a mapping crashes.
+                let good = status.exit_status() == Some(0) || self.troubles[2] > 0;
                 report.promise(good, || {
                     format!("a worker ended with {status:?}: {}", self.world.complaints())
                 });
@@ -293,8 +395,9 @@ impl Field {
 
     /// Nobody works: holds what is there against the logs.
     fn close_books(&mut self, report: &mut Report) -> Result<()> {
-        if let Err(e) = self.world.settle() {
-            report.promise(false, || format!("{e:#}"));
+        match self.world.settle() {
+            Ok(took) => self.settled = self.settled.max(took),
+            Err(e) => report.promise(false, || format!("{e:#}")),
         }
         self.check("when all are dead", report)?;
         let found = self.world.audit()?;
@@ -306,16 +409,13 @@ impl Field {
             }
         }
         self.deaths.clear();
-        accounts.close(&found, report, &mut self.totals);
+        accounts.close(&found, self.manner.name(), self.manner.trapped, report, &mut self.totals);
         self.world.clear()?;
         self.check("when it is empty", report)
     }
 
-    fn tell(&self, place: Place, report: &mut Report) {
-        let place = match place {
-            Place::Served => "a region of vshmemd",
-            Place::Own => "the user's own region",
-        };
+    fn tell(&self, report: &mut Report) {
+        let place = self.manner.name();
         let t = &self.totals;
         let (kills, by_themselves) = (self.kills, self.by_themselves);
         report.row(format!("{place}: kills, of {} workers", self.number), kills);
@@ -329,6 +429,15 @@ impl Field {
         report.row("kill to the kernel's report: median / p99 / worst", self.reported.text());
         let name = "death of the holder to the next that waited: median / p99 / worst";
         report.row(name, self.passed_on.text());
+        report.row("last of the dead reaped, at most", format!("{:.2?}", self.settled));
+        if self.manner.disturbed {
+            let [endpoints, holders, supervisors] = self.troubles;
+            let killed = format!("{endpoints} / {holders} / {supervisors}");
+            report.row("endpoints / holders / supervisors killed", killed);
+            report.row("calls that nobody was there to make", t.unmade);
+            // The dead are reaped when an endpoint is there again.
+            return;
+        }
         // 100 ms on a quiet machine. Here eight workers run and their successors start beside one
         // another, on a machine that others may use: a second more than the kernel itself took.
         let most = self.reported.at(1000) + Duration::from_secs(1);

@@ -5,7 +5,8 @@ static int made(struct self *self, uint32_t kind, int id)
 {
     if (id == -1)
         broken(self, "an object of its own");
-    note(self, MADE, kind, id, 0);
+    else
+        note(self, MADE, kind, id, 0);
     return id;
 }
 
@@ -17,7 +18,8 @@ static void remove_object(struct self *self, uint32_t kind, int id)
                                : msgctl(id, IPC_RMID, NULL);
     if (got != 0)
         broken(self, "IPC_RMID");
-    note(self, GONE, kind, id, 0);
+    else
+        note(self, GONE, kind, id, 0);
 }
 
 static bool holds(const uint64_t *at, size_t words, uint64_t seed)

@@ -42,8 +42,12 @@ pub struct Accounts {
     /// pid of a dead owner, when the wait began, when the token came.
     pub inherited: Vec<(u32, u64, u64)>,
     broken: Vec<String>,
+    /// Calls that failed with ENOSYS: of trapped workers whose supervisor was killed.
+    unmade: u64,
     pub entries: u64,
 }
+
+const ENOSYS: i32 = rustix::io::Errno::NOSYS.raw_os_error();
 
 /// The figures of all audits.
 #[derive(Debug, Default)]
@@ -55,6 +59,7 @@ pub struct Totals {
     pub left: u64,
     pub objects: u64,
     pub entries: u64,
+    pub unmade: u64,
 }
 
 impl Accounts {
@@ -78,34 +83,40 @@ impl Accounts {
                         sent.sure = true;
                     }
                 }
-                Entry::SendNo => drop(sending.take().and_then(|s| self.sent.remove(&s))),
+                // Whoever makes a trapped call died in the middle of it: it is open.
+                Entry::SendNo { errno: ENOSYS } => sending = None,
+                Entry::SendNo { .. } => {
+                    sending.take().and_then(|s| self.sent.remove(&s));
+                }
                 Entry::RecvTry { queue, wanted } => {
-                    receiving = Some(queue);
+                    receiving = Some((queue, wanted));
                     if last {
                         self.open.push((queue, wanted));
                     }
                 }
                 Entry::RecvGot { kind, serial } => {
-                    self.received.push((receiving.unwrap_or(u32::MAX), kind, serial));
+                    self.received.push((receiving.map_or(u32::MAX, |r| r.0), kind, serial));
                 }
-                Entry::RecvNo | Entry::WaitNo | Entry::End => {}
+                Entry::RecvNo { errno: ENOSYS } => self.open.extend(receiving),
+                Entry::RecvNo { .. } | Entry::WaitNo | Entry::End => {}
                 Entry::Inherit { owner, since, at } => self.inherited.push((owner, since, at)),
-                Entry::MakeTry { kind } => {
-                    if last && let Some(n) = self.unborn.get_mut(kind as usize) {
-                        *n += 1;
-                    }
+                // Until it is said that it was done.
+                Entry::MakeTry { kind } => self.unborn[kind as usize % 3] += 1,
+                Entry::Made { kind, id } => {
+                    self.unborn[kind as usize % 3] -= 1;
+                    self.own.entry((kind, id)).or_default().made += 1;
                 }
-                Entry::Made { kind, id } => self.own.entry((kind, id)).or_default().made += 1,
-                Entry::GoneTry { kind, id } => {
-                    if last {
-                        self.own.entry((kind, id)).or_default().open += 1;
-                    }
+                Entry::GoneTry { kind, id } => self.own.entry((kind, id)).or_default().open += 1,
+                Entry::Gone { kind, id } => {
+                    let own = self.own.entry((kind, id)).or_default();
+                    own.open -= 1;
+                    own.gone += 1;
                 }
-                Entry::Gone { kind, id } => self.own.entry((kind, id)).or_default().gone += 1,
                 Entry::PostTry => self.posts[1] += u64::from(last),
                 Entry::PostOk => self.posts[0] += 1,
                 Entry::WaitTry => self.waits[1] += u64::from(last),
                 Entry::WaitOk => self.waits[0] += 1,
+                Entry::Broken { errno: ENOSYS, .. } => self.unmade += 1,
                 Entry::Broken { errno, text } => {
                     let text = String::from_utf8_lossy(&text).replace('\0', "");
                     self.broken.push(format!("a worker: {text} (errno {errno})"));
@@ -114,10 +125,20 @@ impl Accounts {
         }
     }
 
-    /// Closes the books over what an audit found.
-    pub fn close(self, found: &Audit, report: &mut Report, totals: &mut Totals) {
+    /// Closes the books over what an audit found. `unmade`: whether calls may have failed since
+    /// nobody was there to make them.
+    pub fn close(
+        self,
+        found: &Audit,
+        place: &str,
+        unmade: bool,
+        report: &mut Report,
+        totals: &mut Totals,
+    ) {
+        report.promise(unmade || self.unmade == 0, || format!("{} calls: ENOSYS", self.unmade));
+        totals.unmade += self.unmade;
         for broken in &self.broken {
-            report.promise(false, || broken.clone());
+            report.promise(false, || format!("{place}: {broken}"));
         }
         self.tokens(found, report);
         self.objects(found, report, totals);
@@ -238,7 +259,7 @@ mod tests {
         let mut accounts = Accounts::default();
         strands.iter().for_each(|s| accounts.absorb(s));
         let mut report = Report::default();
-        accounts.close(found, &mut report, &mut Totals::default());
+        accounts.close(found, "here", false, &mut report, &mut Totals::default());
         report.broken().to_vec()
     }
 
@@ -263,7 +284,7 @@ mod tests {
             &[&[SEND, Entry::SendOk]],
             &[&[SEND, Entry::SendOk], &[other]],
             &[&[SEND, Entry::SendOk], &[ASK, GOT, ASK, GOT]],
-            &[&[SEND, Entry::SendNo], &[ASK, GOT]],
+            &[&[SEND, Entry::SendNo { errno: 11 }], &[ASK, GOT]],
             &[&[ASK, GOT]],
         ];
         for strands in wrong {

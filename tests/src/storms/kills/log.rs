@@ -20,10 +20,10 @@ pub const SIZE: u64 = (HEAD + STRANDS * STRAND) as u64;
 pub enum Entry {
     SendTry { queue: u32, kind: i64, serial: u64 },
     SendOk,
-    SendNo,
+    SendNo { errno: i32 },
     RecvTry { queue: u32, wanted: Wanted },
     RecvGot { kind: i64, serial: u64 },
-    RecvNo,
+    RecvNo { errno: i32 },
     Inherit { owner: u32, since: u64, at: u64 },
     MakeTry { kind: u32 },
     Made { kind: u32, id: i32 },
@@ -72,13 +72,13 @@ fn entry(bytes: &[u8]) -> Option<Entry> {
     Some(match half(bytes, 0) {
         1 => Entry::SendTry { queue: (a >> 32) as u32, kind: a as u32 as i64, serial: b },
         2 => Entry::SendOk,
-        3 => Entry::SendNo,
+        3 => Entry::SendNo { errno: id },
         4 => {
             let wanted = Wanted { kind: b as i64, except: n != 0 };
             Entry::RecvTry { queue: a as u32, wanted }
         }
         5 => Entry::RecvGot { kind: a as i64, serial: b },
-        6 => Entry::RecvNo,
+        6 => Entry::RecvNo { errno: id },
         7 => Entry::Inherit { owner: a as u32, since: b, at: t },
         8 => Entry::MakeTry { kind: n },
         9 => Entry::Made { kind: n, id },

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::audit::{self, Audit};
 use crate::build;
@@ -16,7 +16,7 @@ use crate::session::Session;
 /// How long anything that is not a worker may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long the last of the dead may be listed.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(30);
 const REGION: &str = "kills";
 
 /// Who serves the region.
@@ -32,6 +32,7 @@ pub enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     pub descriptors: usize,
+    pub holders_descriptors: usize,
     pub threads: usize,
     pub zombies: usize,
 }
@@ -54,14 +55,18 @@ impl World {
     /// # Errors
     ///
     /// A build's failure, or the endpoint does not come up.
-    pub fn new(place: Place) -> Result<Self> {
+    pub fn new(place: Place, trapped: bool) -> Result<Self> {
         let (session, folder) = (Session::new()?, tempfile::tempdir()?);
         let source = |name: &&str| build::programs().join("storm/kills").join(name);
         let compile = |name, parts: &[&str]| {
-            build::compile_all(name, &parts.iter().map(source).collect::<Vec<_>>(), folder.path())
+            let parts: Vec<_> = parts.iter().map(source).collect();
+            match trapped {
+                true => build::compile_all_static(name, &parts, folder.path()),
+                false => build::compile_all(name, &parts, folder.path()),
+            }
         };
-        let worker = ["worker.c", "log.c", "tokens.c", "messages.c", "objects.c"].map(|name| name);
-        let worker = compile("worker", &worker)?;
+        let parts = ["worker.c", "log.c", "tokens.c", "messages.c", "objects.c"];
+        let worker = compile("worker", &parts)?;
         let audit = compile("audit", &["audit.c", "log.c"])?;
         let mut world = Self { place, daemon: None, session, folder, worker, audit };
         if place == Place::Served {
@@ -127,20 +132,20 @@ impl World {
         Ok(())
     }
 
-    /// Waits until no dead task is listed.
+    /// Waits until no dead task is listed: how long that took.
     ///
     /// # Errors
     ///
     /// Some stay.
-    pub fn settle(&self) -> Result<()> {
-        let until = Instant::now() + SETTLE;
+    pub fn settle(&self) -> Result<Duration> {
+        let begun = Instant::now();
         loop {
             let tasks = self.ours(&["task", "list"])?;
             // A heading, and the lister.
             if tasks.lines().count() == 2 {
-                return Ok(());
+                return Ok(begun.elapsed());
             }
-            if Instant::now() > until {
+            if begun.elapsed() > SETTLE {
                 bail!("the dead are listed still:\n{tasks}");
             }
         }
@@ -193,19 +198,88 @@ impl World {
         self.session.processes().into_iter().filter_map(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let mut words = line.split(|b| *b == 0);
-            let daemon = words.next()?.ends_with(b"/vshmemd") || is_daemon(pid);
-            daemon.then(|| (pid, words.any(|w| w == b"--holder")))
+            let name = words.next()?;
+            // A holder is started as whatever the daemon is by then.
+            let holder = words.any(|w| w == b"--holder");
+            (holder || name.ends_with(b"/vshmemd")).then_some((pid, holder))
         })
     }
 
-    /// The endpoint's process.
+    /// Whether the endpoint runs.
+    pub fn is_up(&self) -> bool {
+        self.process(false).is_ok()
+    }
+
+    /// The endpoint's process, or its holder's.
     ///
     /// # Errors
     ///
     /// There is none.
-    pub fn endpoint(&self) -> Result<Pid> {
-        let found = self.daemons().find(|(_, holder)| !holder);
-        Ok(found.context("no endpoint runs")?.0)
+    fn process(&self, holder: bool) -> Result<Pid> {
+        let found = self.daemons().find(|(_, is)| *is == holder);
+        Ok(found.context(if holder { "no holder runs" } else { "no endpoint runs" })?.0)
+    }
+
+    /// Kills the endpoint; its holder lives.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn kill_endpoint(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => drop(daemon),
+            None => end(self.process(false)?)?,
+        }
+        Ok(())
+    }
+
+    /// Starts `vshmemd` again; the user's own endpoint is started by who wants it.
+    ///
+    /// # Errors
+    ///
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.place == Place::Served && self.daemon.is_none() {
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    /// Kills the holder, and waits until its successor has everything.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or no successor.
+    pub fn kill_holder(&self) -> Result<()> {
+        let before = self.holders_started();
+        end(self.process(true)?)?;
+        let begun = Instant::now();
+        while self.holders_started() == before {
+            ensure!(begun.elapsed() < SETTLE, "no other holder is started");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn holders_started(&self) -> usize {
+        self.log().matches("started a holder").count()
+    }
+
+    /// What the endpoints have said.
+    pub fn log(&self) -> String {
+        let log = match self.place {
+            Place::Served => self.folder.path().join("vshmemd.log"),
+            Place::Own => self.session.runtime().join("vshmem/vshmemd.log"),
+        };
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
+    /// The processes that make trapped calls.
+    pub fn supervisors(&self) -> Vec<Pid> {
+        let comm = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        let mut all = self.session.processes();
+        all.retain(|pid| comm(pid).is_ok_and(|c| c == "vshmem-trap\n"));
+        all
     }
 
     /// What the endpoint has, once it has let go of the last command's.
@@ -214,22 +288,18 @@ impl World {
     ///
     /// It has gone.
     pub fn census(&self) -> Result<Census> {
-        let pid = self.endpoint()?;
+        let (pid, holder) = (self.process(false)?, self.process(true)?);
         let until = Instant::now() + SETTLE;
-        let mut last = census(pid)?;
+        let mut last = census(pid, holder)?;
         let mut same = 0;
         while same < 10 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
-            let now = census(pid)?;
+            let now = census(pid, holder)?;
             same = if now == last { same + 1 } else { 0 };
             last = now;
         }
         Ok(last)
     }
-}
-
-fn is_daemon(pid: Pid) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "vshmemd\n")
 }
 
 /// Parent and state of a process.
@@ -240,8 +310,19 @@ fn stat(pid: &str) -> Option<(i32, char)> {
     Some((rest.next()?.parse().ok()?, state))
 }
 
-fn census(pid: Pid) -> Result<Census> {
-    let count = |what: &str| -> Result<usize> {
+/// Ends a process with SIGKILL, and collects it if it is ours by now.
+fn end(pid: Pid) -> Result<()> {
+    kill_process(pid, Signal::KILL)?;
+    let begun = Instant::now();
+    while waitpid(Some(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_none()) {
+        ensure!(begun.elapsed() < LIMIT, "{pid} does not die");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+fn census(pid: Pid, holder: Pid) -> Result<Census> {
+    let count = |pid: Pid, what: &str| -> Result<usize> {
         let path = format!("/proc/{pid}/{what}");
         Ok(std::fs::read_dir(&path).with_context(|| path)?.count())
     };
@@ -251,5 +332,7 @@ fn census(pid: Pid) -> Result<Census> {
         let of = stat(&name.to_string_lossy());
         zombies += usize::from(of == Some((pid.as_raw_nonzero().get(), 'Z')));
     }
-    Ok(Census { descriptors: count("fd")?, threads: count("task")?, zombies })
+    let descriptors = count(pid, "fd")?;
+    let holders_descriptors = count(holder, "fd")?;
+    Ok(Census { descriptors, holders_descriptors, threads: count(pid, "task")?, zombies })
 }
