@@ -14,6 +14,9 @@ use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Txn};
 
+/// Records looked through without a lock. One that is farther behind is moved to the front.
+const NEAR: u32 = 128;
+
 /// Adjustments taken back in one transaction.
 const BATCH: u32 = 128;
 
@@ -92,7 +95,13 @@ pub(super) fn record<P: Platform>(
         let head = txn.get(slot.plus(task::UNDO))?;
         // Another thread of the task may have been faster.
         let (found, stale) = walk(txn, head, object)?;
-        if let Some(found) = found {
+        if let Some((before, found)) = found {
+            if let Some(before) = before {
+                // To the front, where it is found without all this: it was far behind.
+                txn.set(before.plus(undo::TASK_NEXT), txn.get(found.plus(undo::TASK_NEXT))?)?;
+                txn.set(found.plus(undo::TASK_NEXT), head)?;
+                txn.set(slot.plus(task::UNDO), to_cell(found))?;
+            }
             txn.free(Pool::Undo, bytes(nsems), block)?;
             Held::clear(txn, held::UNDO, block)?;
             return Ok(found);
@@ -119,7 +128,7 @@ pub(super) fn record<P: Platform>(
 fn search<P: Platform>(r: &Region<P>, c: &Caller, object: &Object) -> Result<Option<Offset>> {
     let mut next = r.peek(r.element(Table::Tasks, c.task.index)?.plus(task::UNDO))?;
     // A list that other threads change under us is at worst walked in vain: the caller looks again.
-    for _ in 0..1024 {
+    for _ in 0..NEAR {
         if next == 0 {
             return Ok(None);
         }
@@ -135,14 +144,15 @@ fn search<P: Platform>(r: &Region<P>, c: &Caller, object: &Object) -> Result<Opt
     Ok(None)
 }
 
-type Stale = (Option<Offset>, Offset);
+/// A record, after its predecessor.
+type Place = (Option<Offset>, Offset);
 
-/// The record of `object` in the list, and one whose set is gone with its predecessor.
+/// The record of `object` in the list, and one whose set is gone.
 fn walk<P: Platform>(
     txn: &Txn<'_, P>,
     head: u32,
     object: &Object,
-) -> Result<(Option<Offset>, Option<Stale>)> {
+) -> Result<(Option<Place>, Option<Place>)> {
     let (mut next, mut before, mut stale) = (head, None, None);
     for _ in 0..txn.region().table(Table::Sets).count * 2 {
         if next == 0 {
@@ -151,7 +161,7 @@ fn walk<P: Platform>(
         let block = txn.region().block(next)?;
         let (index, life) = (txn.get(block.plus(undo::SET))?, txn.get(block.plus(undo::LIFE))?);
         if index == object.index && life == object.life {
-            return Ok((Some(block), None));
+            return Ok((Some((before, block)), None));
         }
         let now = txn.region().peek(txn.region().object(Kind::Set, index)?.plus(obj::LIFE))?;
         if stale.is_none() && now != life {
