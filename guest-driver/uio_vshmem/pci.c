@@ -110,7 +110,10 @@ static int vshmem_request_irqs(struct vshmem_dev *dev)
 	return 0;
 }
 
-/* After this nothing of this kernel reads or writes the region. May sleep. */
+/*
+ * No process reads or writes the region any more, but for direct I/O that is
+ * under way. May sleep.
+ */
 static void vshmem_cut_off(struct vshmem_dev *dev)
 {
 	/* Ioctls and faults: those inside finish, later ones are refused. */
@@ -290,7 +293,7 @@ static void vshmem_remove(struct pci_dev *pdev)
 	unregister_reboot_notifier(&dev->reboot_nb);
 	atomic_notifier_chain_unregister(&panic_notifier_list, &dev->panic_nb);
 
-	/* Nothing here writes to the region any more: that is a death. */
+	/* Without a driver, this kernel is no peer: that is a death. */
 	vshmem_cut_off(dev);
 	vshmem_announce_death(dev);
 	vshmem_unbind(dev);

@@ -270,12 +270,13 @@ impl Field {
     pub fn kill_agent_and_holder(&mut self, place: usize) -> Result<Instant> {
         self.places[place].agents_killed += 1;
         let line = "agents() { grep -lz '^agent$' /proc/[0-9]*/cmdline 2>/dev/null; }; \
-             old=$(agents); kill -9 $(echo $old | cut -d/ -f3) $holder; \
+             old=$(agents); kill -9 $(echo $old | cut -d/ -f3) $holder; echo killed; \
              until new=$(agents) && [ \"$new\" != \"$old\" ] && [ -e /run/vshmem/.agent-ready ]; \
              do sleep 0.05; done; echo agent again";
-        let when = Instant::now();
         self.tell(place, line)?;
-        self.guests.expect(self.places[place].guest, "agent again", LIMIT)?;
+        let guest = self.places[place].guest;
+        let when = self.guests.expect(guest, "killed", LIMIT)?;
+        self.guests.expect(guest, "agent again", LIMIT)?;
         Ok(when)
     }
 
