@@ -65,10 +65,10 @@ fn measure(plan: &Plan) -> Result<Report> {
             taken.push(one.taken);
             share = one.huge_mib;
         }
-        report.row(
-            format!("{label} ({share} MiB of it were huge)"),
-            format!("{} / {}", words(&mut said), words(&mut taken)),
-        );
+        let label = format!("{label} ({share} MiB of it were huge)");
+        let figures = format!("{} / {}", words(&mut said), words(&mut taken));
+        eprintln!("  {label}: {figures}");
+        report.row(label, figures);
     }
     here(&host, "remove")?;
     host.stop()?;
@@ -109,7 +109,7 @@ struct One {
 /// Boots a guest, fills its memory, and kills it while it holds what the host waits for.
 fn kill(host: &Host, mib: u64, huge: bool) -> Result<One> {
     let mut guests = Guests::new(host);
-    let memory = format!("{}M", mib + 256);
+    let memory = format!("{}M", mib + mib / 8 + 256);
     let small = host.folder().join("smallpages");
     let qemu = (!huge).then_some(small.as_path());
     let guest = guests.shell_that_says("booted", "large", &["--mem", &memory], qemu)?;
