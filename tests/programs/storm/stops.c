@@ -4,6 +4,7 @@
  *     stops BOARD work N      works until told to end
  *     stops BOARD fork        attaches the segment, says so, and when told to forks and waits for the
  *                             child: how long, in ms
+ *     stops BOARD hold        takes a semaphore with SEM_UNDO, says so, and waits to be told to end
  *     stops BOARD end         looks whether all is there, and removes the three
  *
  * BOARD is a file that the driver of the storm reads and writes: what a call took while its own
@@ -283,6 +284,15 @@ static void fork_once(void)
     printf("%llu\n", (unsigned long long)(now() - start) / 1000000);
 }
 
+static void hold(void)
+{
+    struct sembuf take = { HELD, -1, SEM_UNDO };
+    MUST(semop((int)board->set, &take, 1));
+    puts("holding");
+    fflush(stdout);
+    getchar();
+}
+
 static void end(void)
 {
     unsigned short values[SEMS];
@@ -311,6 +321,8 @@ int main(int argc, char **argv)
         work(atoi(argv[3]));
     else if (!strcmp(argv[2], "fork"))
         fork_once();
+    else if (!strcmp(argv[2], "hold"))
+        hold();
     else if (!strcmp(argv[2], "end"))
         end();
     else

@@ -40,6 +40,8 @@ const TRAPPED: usize = WORKERS - 1;
 const LONG: Duration = Duration::from_secs(2);
 /// What no call of another takes meanwhile. It would be about [`LONG`] if anybody waited for them.
 const BOUND: Duration = Duration::from_secs(1);
+/// Stops until one is in the middle of a change.
+const TRIES: u32 = 12;
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a process may take whose endpoint does not answer: it asks twice, and is patient for 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -100,6 +102,7 @@ fn raise(plan: &Plan) -> Result<Report> {
         std::thread::sleep(Duration::from_micros(field.rng.below(3000) as u64));
         field.stop(whom, LONG)?;
     }
+    field.named(&mut report)?;
     field.without_endpoint(Duration::from_millis(1500), &mut report)?;
     if plan.rounds >= STORM.full {
         field.without_endpoint(2 * PATIENCE, &mut report)?;
@@ -209,6 +212,53 @@ impl Field {
         pids.iter().try_for_each(|pid| kill_process(*pid, Signal::CONT))?;
         theirs.iter().try_for_each(|n| self.board.turn(*n))?;
         self.stops += 1;
+        Ok(())
+    }
+
+    fn top(&self) -> Result<String> {
+        let outcome = run(self.session.vshmem().args(["top", "--once"]), LIMIT)?;
+        ensure!(outcome.good(), "vshmem top: {}", outcome.stderr);
+        Ok(outcome.stdout)
+    }
+
+    /// Whoever is stopped in the middle of a change, or with a semaphore that it took, is named by
+    /// `vshmem top`; and the former for as long as it takes to see that nobody waits for it.
+    fn named(&mut self, report: &mut Report) -> Result<()> {
+        let mut command = self.session.run(None, &self.program);
+        command.arg(self.folder.path().join("board")).arg("hold").process_group(0);
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut said = BufReader::new(holder.stdout.take().context("no output")?).lines();
+        ensure!(said.next().transpose()?.is_some_and(|l| l == "holding"), "it does not hold");
+        let pid = Pid::from_child(&holder);
+        kill_process(pid, Signal::STOP)?;
+        let shown = self.top()?;
+        kill_process(pid, Signal::CONT)?;
+        drop(holder.stdin.take());
+        let ended = wait_for(&mut holder, LIMIT)?;
+        report.promise(ended.is_some_and(|s| s.success()), || format!("the holder: {ended:?}"));
+        let words =
+            format!("process {pid} (stops) of peer 0 is STOPPED and holds semaphore 3 of set");
+        report.promise(shown.contains(&words), || format!("no '{words}' in:\n{shown}"));
+
+        let (mut tries, mut caught) = (0, 0);
+        while tries < TRIES && caught == 0 {
+            tries += 1;
+            let n = self.rng.below(TRAPPED);
+            let pid = self.workers[n].pid;
+            self.board.turn(n)?;
+            kill_process(pid, Signal::STOP)?;
+            let shown = self.top()?;
+            let words =
+                format!("process {pid} (stops) of peer 0 is STOPPED in the middle of a change");
+            if shown.contains(&words) {
+                caught += 1;
+                std::thread::sleep(LONG);
+            }
+            kill_process(pid, Signal::CONT)?;
+            self.board.turn(n)?;
+        }
+        report.row("stops until one was named in the middle of a change", tries);
+        report.row("… and was held there for 2 s", caught);
         Ok(())
     }
 
