@@ -41,7 +41,7 @@ const LONG: Duration = Duration::from_secs(2);
 /// What no call of another takes meanwhile. It would be about [`LONG`] if anybody waited for them.
 const BOUND: Duration = Duration::from_secs(1);
 /// Stops until one is in the middle of a change.
-const TRIES: u32 = 12;
+const TRIES: u32 = 40;
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a process may take whose endpoint does not answer: it asks twice, and is patient for 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -250,7 +250,9 @@ impl Field {
             let shown = self.top()?;
             let words =
                 format!("process {pid} (stops) of peer 0 is STOPPED in the middle of a change");
-            if shown.contains(&words) {
+            let named = shown.lines().find(|l| l.contains(&words) && l.contains("the lock of"));
+            if let Some(named) = named {
+                eprintln!("  {named}");
                 caught += 1;
                 std::thread::sleep(LONG);
             }
