@@ -270,12 +270,9 @@ static void vshmem_collect(struct vshmem_dev *dev, struct vshmem_binding *b)
 static void vshmem_drain_leaf(struct vshmem_dev *dev, struct vshmem_binding *b,
 			      unsigned int leaf)
 {
-	u64 bits;
+	/* A hostile summary may name leaves that no lane has: taken all the same. */
+	u64 bits = vshmem_take(&vshmem_leaves(dev, b)[leaf]);
 
-	/* A hostile summary may name leaves that no lane has. */
-	if (leaf * 64ULL >= b->geo.lane_count)
-		return;
-	bits = vshmem_take(&vshmem_leaves(dev, b)[leaf]);
 	while (bits) {
 		u64 lane = leaf * 64 + __ffs64(bits);
 
