@@ -40,8 +40,8 @@ const TRAPPED: usize = WORKERS - 1;
 const LONG: Duration = Duration::from_secs(2);
 /// What no call of another takes meanwhile. It would be about [`LONG`] if anybody waited for them.
 const BOUND: Duration = Duration::from_secs(1);
-/// Stops until one is in the middle of a change.
-const TRIES: u32 = 40;
+/// Stops until one is in the middle of a change; in a full storm ten times as many.
+const TRIES: u32 = 12;
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a process may take whose endpoint does not answer: it asks twice, and is patient for 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -102,7 +102,7 @@ fn raise(plan: &Plan) -> Result<Report> {
         std::thread::sleep(Duration::from_micros(field.rng.below(3000) as u64));
         field.stop(whom, LONG)?;
     }
-    field.named(&mut report)?;
+    field.named(if plan.rounds >= STORM.full { 10 * TRIES } else { TRIES }, &mut report)?;
     field.without_endpoint(Duration::from_millis(1500), &mut report)?;
     if plan.rounds >= STORM.full {
         field.without_endpoint(2 * PATIENCE, &mut report)?;
@@ -223,7 +223,7 @@ impl Field {
 
     /// Whoever is stopped in the middle of a change, or with a semaphore that it took, is named by
     /// `vshmem top`; and the former for as long as it takes to see that nobody waits for it.
-    fn named(&mut self, report: &mut Report) -> Result<()> {
+    fn named(&mut self, most: u32, report: &mut Report) -> Result<()> {
         let mut command = self.session.run(None, &self.program);
         command.arg(self.folder.path().join("board")).arg("hold").process_group(0);
         let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -241,7 +241,7 @@ impl Field {
         report.promise(shown.contains(&words), || format!("no '{words}' in:\n{shown}"));
 
         let (mut tries, mut caught) = (0, 0);
-        while tries < TRIES && caught == 0 {
+        while tries < most && caught == 0 {
             tries += 1;
             let n = self.rng.below(TRAPPED);
             let pid = self.workers[n].pid;
