@@ -304,8 +304,8 @@ impl Endpoint {
 
     /// The control vector was rung: a peer came, went, panicked, or asks for the time.
     ///
-    /// Peers may ring as often as they like: from one look at the tables to the next [`LOOK_AGAIN`]
-    /// passes.
+    /// Peers may ring as often as they like: from one look at the tables to the next ten milliseconds
+    /// pass.
     pub fn control_doorbell(&mut self) {
         if self.peer == 0 {
             clock::tell(&self.region);
