@@ -197,7 +197,7 @@ fn run(plan: &Plan) -> Result<Report> {
     report.row("messages lost in the hands of the dead, of so many allowed", {
         format!("{} of {}", totals.lost, totals.allowed)
     });
-    report.row("counted before and after", format!("{before:?}"));
+    report.row("counted before and after (of vshmemd and its holder)", before.words());
     report.row("until another one went on", "median / 99 % / worst, ms");
     for end in End::ALL {
         let mut of: Vec<_> = waits.iter().filter(|w| w.0 == end).map(|w| w.1).collect();

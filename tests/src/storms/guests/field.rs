@@ -56,7 +56,7 @@ impl AddAssign for Totals {
 }
 
 /// A process of the host, whose lines are read; killed when dropped.
-struct Ours(Child, BufReader<std::process::ChildStdout>);
+pub(super) struct Ours(Child, BufReader<std::process::ChildStdout>);
 
 impl Ours {
     fn start(mut command: Command) -> Result<Self> {
@@ -84,7 +84,7 @@ impl Drop for Ours {
 /// All of it.
 pub struct Field {
     // Dropped in this order: the daemon outlives those it serves.
-    workers: Option<Ours>,
+    pub(super) workers: Option<Ours>,
     holder: Option<Ours>,
     taker: Option<Ours>,
     pub(super) guests: Guests<Arc<Host>>,

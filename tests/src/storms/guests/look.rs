@@ -23,10 +23,36 @@ pub struct Peer {
 /// What is counted before and after: nothing of it may grow.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Census {
-    daemon_descriptors: usize,
-    holder_descriptors: usize,
+    daemon: Descriptors,
+    holder: Descriptors,
     peers: usize,
     tasks: usize,
+}
+
+impl Census {
+    /// In short.
+    pub fn words(&self) -> String {
+        let sum = |of: &Descriptors| of.values().sum::<usize>();
+        let (daemon, holder) = (sum(&self.daemon), sum(&self.holder));
+        let Self { peers, tasks, .. } = self;
+        format!("{peers} peers, {tasks} tasks, {daemon} and {holder} descriptors")
+    }
+}
+
+/// How many of each kind a process has open.
+type Descriptors = BTreeMap<String, usize>;
+
+fn descriptors(pid: Pid) -> Result<Descriptors> {
+    let mut found = Descriptors::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        // Closed since it was listed.
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        let target = target.display().to_string();
+        // socket:[NUMBER]
+        let kind = target.split(|c: char| c.is_ascii_digit()).next().unwrap_or_default();
+        *found.entry(kind.to_owned()).or_default() += 1;
+    }
+    Ok(found)
 }
 
 impl Field {
@@ -73,21 +99,27 @@ impl Field {
         Ok(live)
     }
 
-    /// Counts.
-    pub fn census(&self) -> Result<Census> {
-        let descriptors = |pid: Pid| -> Result<usize> {
-            Ok(std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count())
-        };
+    /// Counts, without the host's workers: after a daemon's death each connects to the next one
+    /// when it has something to ask.
+    pub fn census(&mut self) -> Result<Census> {
+        self.workers = None;
+        self.settle(&[HOST])?;
         let (peers, tasks) = (self.peers()?.len(), self.listed(&["task"])?.len());
         // A listing is a task itself, and forgotten only a moment after its end.
-        let (daemon, holder) = (self.host.daemon_pid(), self.holder_process()?);
-        let mut least = (usize::MAX, usize::MAX);
-        for _ in 0..20 {
-            least = (least.0.min(descriptors(daemon)?), least.1.min(descriptors(holder)?));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let (daemon_descriptors, holder_descriptors) = least;
-        Ok(Census { daemon_descriptors, holder_descriptors, peers, tasks })
+        let least = |pid: Pid| -> Result<Descriptors> {
+            let mut least = descriptors(pid)?;
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(50));
+                let now = descriptors(pid)?;
+                if now.values().sum::<usize>() < least.values().sum() {
+                    least = now;
+                }
+            }
+            Ok(least)
+        };
+        let (daemon, holder) = (least(self.host.daemon_pid())?, least(self.holder_process()?)?);
+        self.work(HOST)?;
+        Ok(Census { daemon, holder, peers, tasks })
     }
 
     /// What `vshmem region check` finds, on the host or in a guest.
