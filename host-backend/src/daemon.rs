@@ -22,6 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
+use vshmem_core::layout::lane;
 
 /// How the daemon is run.
 #[derive(Debug)]
@@ -68,13 +69,47 @@ enum End {
     Keep,
 }
 
-/// Raises the limit of open files to what this process may have: each VM
-/// takes a few descriptors, and `SCM_RIGHTS` counts those under way against
-/// the same limit.
-pub fn raise_file_limit() {
+/// Raises the limit of open files to what this process may have, or to `wanted` where that is more
+/// and it may: each VM takes a few descriptors, and `SCM_RIGHTS` counts those under way against the
+/// same limit. The limit there is then.
+pub fn raise_file_limit(wanted: u64) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = |n| Rlimit { current: n, maximum: n };
+    if most.is_some_and(|n| n < wanted) && setrlimit(Resource::Nofile, limit(Some(wanted))).is_ok()
+    {
+        return wanted;
+    }
+    let _ = setrlimit(Resource::Nofile, limit(most));
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The descriptors that the regions need when they are full.
+fn files_of(config: &Config) -> u64 {
+    /// What the daemon itself has, and what is under way.
+    const OWN: u64 = 512;
+    let of_region = |r: &Region| {
+        let by_size = (r.size / 8 / lane::STRIDE).min(4096);
+        let tasks = r.limits.tasks.map_or(by_size, u64::from);
+        // A connection and a pidfd each; socket, process and vectors of a VM.
+        let vms = if r.ivshmem { u64::from(r.max_vms) * (2 + u64::from(r.vectors)) } else { 0 };
+        2 * tasks + vms
+    };
+    OWN + config.regions.iter().map(of_region).sum::<u64>()
+}
+
+/// Makes room for that many descriptors, or says that there is none.
+fn make_room_for_files(config: &Config) {
+    let wanted = files_of(config);
+    let limit = raise_file_limit(wanted);
+    if limit < wanted {
+        warn!(
+            limit,
+            wanted,
+            "too few open files are allowed for all tasks and VMs that the regions have room for, and \
+             the last ones will be refused: raise LimitNOFILE, or `ulimit -Hn`"
+        );
+    }
 }
 
 /// Serves until told to stop; `ready` is called once everything is up.
@@ -89,7 +124,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     // First, so that threads started later inherit the mask.
     let signals = signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
-    raise_file_limit();
+    make_room_for_files(&options.config);
     let private = options.embedded.is_some();
     make_runtime_dir(&options.runtime_dir, private)?;
     let lock = Lock::take(&options.runtime_dir)?;

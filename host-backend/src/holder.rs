@@ -306,7 +306,7 @@ pub fn run(listener: BorrowedFd<'_>, linger: Duration) -> io::Result<()> {
     // Ctrl-C in the daemon's terminal is not for us; fails only for a session
     // leader, which is as good.
     let _ = rustix::process::setsid();
-    crate::daemon::raise_file_limit();
+    crate::daemon::raise_file_limit(0);
     let mut store = Store::default();
     wait_and_serve(listener, linger, &mut store)?;
     if let Some(path) = bound_to(listener) {

@@ -48,7 +48,12 @@ const BATCH: usize = 16;
 
 impl Endpoint {
     /// Takes new connections; when there is no room, the oldest idle one makes way.
+    ///
+    /// Without free descriptors the spare one serves: whoever it is, is told why it cannot attach.
     pub(crate) fn accept(&mut self) {
+        if self.spare.is_none() {
+            self.spare = rustix::io::fcntl_dupfd_cloexec(&self.listener, 0).ok();
+        }
         for _ in 0..BATCH {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(&self.listener, flags) {
@@ -56,7 +61,7 @@ impl Endpoint {
                 Err(Errno::AGAIN) => return,
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(e) => {
-                    if !self.evict(|_| true) {
+                    if !self.evict(|_| true) && self.spare.take().is_none() {
                         warn!(error = %e, "cannot accept connections: trying again in a second");
                         self.pause();
                         return;

@@ -117,6 +117,8 @@ pub struct Endpoint {
     pub(crate) listener: OwnedFd,
     /// Out of descriptors: not accepting until the next tick.
     pub(crate) paused: bool,
+    /// Given up to accept one more connection when there are no descriptors.
+    pub(crate) spare: Option<OwnedFd>,
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: bool,
@@ -173,6 +175,7 @@ impl Endpoint {
         // Who sends a packet is the kernel's to say, from the first packet on.
         rustix::net::sockopt::set_socket_passcred(&listener, true)
             .map_err(step("ask for senders' credentials"))?;
+        let spare = rustix::io::fcntl_dupfd_cloexec(&listener, 0).ok();
         let mut endpoint = Self {
             region,
             lane,
@@ -186,6 +189,7 @@ impl Endpoint {
             policy,
             listener,
             paused: false,
+            spare,
             epoll,
             timer,
             soon,

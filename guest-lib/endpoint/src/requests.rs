@@ -31,8 +31,18 @@ fn gone() -> Refusal {
 }
 
 fn system(what: &str) -> impl Fn(Errno) -> Refusal {
-    move |e| Refusal::new(e, format!("endpoint: cannot {what}: {e}"))
+    move |e| {
+        let remedy = match e {
+            Errno::MFILE | Errno::NFILE => NO_DESCRIPTORS,
+            _ => "",
+        };
+        Refusal::new(e, format!("endpoint: cannot {what}: {e}{remedy}"))
+    }
 }
+
+/// What helps an endpoint that may not open more.
+const NO_DESCRIPTORS: &str = "; each task takes two of its descriptors: end some programs, or \
+                              start it with more (LimitNOFILE, ulimit -n)";
 
 impl Endpoint {
     pub(crate) fn request(
