@@ -347,7 +347,8 @@ impl Server {
             return Err(format!("uid {uid} (pid {pid}) is not in allow_vm_uids"));
         }
         if self.clients.len() >= self.max_vms {
-            return Err(format!("the region is full: max_vms = {}", self.max_vms));
+            let most = self.max_vms;
+            return Err(format!("the region has {most} VMs, as max_vms says: end one of them"));
         }
         if self.next_id >= IvshmemId::HOST.0 {
             return Err("the region has used up its 65519 ids: restart it without VMs".into());

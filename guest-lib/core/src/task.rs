@@ -151,7 +151,7 @@ pub struct NewTask<'a> {
 }
 
 impl<P: Platform> Region<P> {
-    /// Enters a peer: takes a free slot after the one used last. `None` when all are taken.
+    /// Enters a peer: takes the first free slot. `None` when all are taken.
     ///
     /// # Errors
     /// The table is corrupt.
