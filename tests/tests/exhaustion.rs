@@ -97,7 +97,10 @@ fn a_daemon_without_descriptors_refuses_the_new_and_serves_the_old() -> Result<(
         ensure!(tasks.len() < 40, "{} tasks with {} descriptors", tasks.len(), open()?);
     };
     println!("{} tasks, then: {refused}", tasks.len());
-    ensure!(tasks.len() > 3 && refused.contains("few.sock"), "{} tasks: {refused}", tasks.len());
+    ensure!(tasks.len() > 3, "{} tasks: {refused}", tasks.len());
+    for part in ["few.sock", "open files", "LimitNOFILE", "end some programs"] {
+        ensure!(refused.contains(part), "no '{part}' in: {refused}");
+    }
     for task in &mut tasks {
         ensure!(task.try_wait()?.is_none(), "a task of before has ended");
     }
@@ -114,4 +117,45 @@ fn a_daemon_without_descriptors_refuses_the_new_and_serves_the_old() -> Result<(
         std::thread::sleep(Duration::from_millis(10));
     }
     sound(&session, "few")
+}
+
+#[test]
+fn threads_beyond_the_lanes_are_refused_and_the_others_work_on() -> Result<()> {
+    let (session, folder) = (Session::new()?, tempfile::tempdir()?);
+    let config = "[[region]]\nname = \"lanes\"\nsize = \"16M\"\n[region.limits]\ntasks = 16\n";
+    let _daemon = Daemon::serve(&session, folder.path(), config)?;
+    let program = build::compile(&build::programs().join("storm/lanes.c"), folder.path())?;
+    let outcome = run(session.run(Some("lanes"), &program).arg("40"), LIMIT)?;
+    ensure!(outcome.good(), "{}", said(&outcome));
+    println!("{}", said(&outcome));
+    let rounds: Vec<&str> = outcome.stdout.lines().filter(|l| l.starts_with("round")).collect();
+    // 24 lanes: one is the endpoint's, one each of the program's first thread and its child.
+    ensure!(rounds[0] == "round 21 19 0", "{}", said(&outcome));
+    // The child's is free again.
+    ensure!(rounds[1..] == ["round 22 18 0"; 2], "{}", said(&outcome));
+    ensure!(outcome.stdout.contains("neighbour worked"), "{}", said(&outcome));
+    ensure!(outcome.stdout.matches("left 0").count() == 3, "{}", said(&outcome));
+    for part in ["all 24 lanes", "one per thread", "more tasks in its configuration"] {
+        ensure!(outcome.stderr.contains(part), "no '{part}' in: {}", outcome.stderr);
+    }
+    sound(&session, "lanes")
+}
+
+#[test]
+fn a_process_without_room_to_map_the_region_is_told_so() -> Result<()> {
+    let (session, folder) = (Session::new()?, tempfile::tempdir()?);
+    let _daemon = Daemon::start(&session, folder.path(), "large", "1G")?;
+    // Attached by the program itself, below its limit: not by the `vshmem` before it.
+    let script = "ulimit -v 600000; exec ipcmk -S 1";
+    let mut command = session.vshmem();
+    command.args(["run", "--region", "large", "--", "sh", "-c", script]);
+    let outcome = run(&mut command, LIMIT)?;
+    println!("{}", said(&outcome));
+    ensure!(outcome.end == "exit 1", "{}", said(&outcome));
+    for part in ["cannot map", "Cannot allocate memory", "large.sock", "ulimit -v"] {
+        ensure!(outcome.stderr.contains(part), "no '{part}' in: {}", said(&outcome));
+    }
+    let works = run(session.vshmem().args(["run", "--region", "large", "--", "true"]), LIMIT)?;
+    ensure!(works.good(), "{}", said(&works));
+    sound(&session, "large")
 }

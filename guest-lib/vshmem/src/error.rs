@@ -53,7 +53,7 @@ pub enum Error {
         cause: FormatError,
     },
     /// The region could not be mapped.
-    #[error("cannot map {len} bytes of the region behind {}: {cause}", .socket.display())]
+    #[error("cannot map {len} bytes of the region behind {}: {cause}{}", .socket.display(), remedy(cause))]
     Map {
         /// The endpoint's socket.
         socket: PathBuf,
@@ -94,6 +94,14 @@ pub enum Error {
     /// A process has only so many sessions.
     #[error("more than {0} sessions in one process")]
     Sessions(usize),
+}
+
+/// What helps against a mapping's failure.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOMEM) => "; let the process have more address space (ulimit -v)",
+        _ => "",
+    }
 }
 
 impl Error {
