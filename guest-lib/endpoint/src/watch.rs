@@ -277,14 +277,20 @@ impl Endpoint {
 
     /// Reaps slots that a parent claimed for children and did not live to announce.
     fn reap_unannounced(&mut self, parent: u32) {
-        let tasks = match self.region.tasks() {
-            Ok(tasks) => tasks,
-            Err(e) => {
-                return self
-                    .complain("tasks", |quiet| error!(error = %e, quiet, "cannot read the tasks"));
+        let slots = self.region.table(Table::Tasks).count as u32;
+        for index in 0..slots {
+            // Few are, and there may be thousands of others.
+            if !matches!(self.region.task_state(index), Ok((task::CLAIMED, _))) {
+                continue;
             }
-        };
-        for t in tasks {
+            let t = match self.region.task(index) {
+                Ok(Some(t)) => t,
+                Ok(None) => continue,
+                Err(e) => {
+                    self.complain("tasks", |quiet| error!(error = %e, quiet, "cannot read a task"));
+                    continue;
+                }
+            };
             let its = t.state == task::CLAIMED && t.peer == self.peer && t.pid == parent;
             if its && !self.is_known(t.id) {
                 self.reap(t.id);
