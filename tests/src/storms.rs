@@ -4,6 +4,7 @@
 //! fixed seed (`tests/survival.rs`), `cargo xtask soak` the full one, of which it leaves a page
 //! under `docs/results`. `docs/promises.md` says which promise each one shows.
 
+mod crowd;
 mod guest_sizes;
 mod guests;
 mod kills;
@@ -44,6 +45,7 @@ pub struct Storm {
 
 /// All of them.
 pub const STORMS: &[Storm] = &[
+    crowd::STORM,
     kills::STORM,
     kills::RESTARTS,
     guests::STORM,
