@@ -159,3 +159,26 @@ fn a_process_without_room_to_map_the_region_is_told_so() -> Result<()> {
     ensure!(works.good(), "{}", said(&works));
     sound(&session, "large")
 }
+
+#[test]
+fn a_region_on_a_full_file_system_is_refused_at_the_start_and_leaves_nothing() -> Result<()> {
+    let (session, folder) = (Session::new()?, tempfile::tempdir()?);
+    let place = folder.path().join("small");
+    std::fs::create_dir(&place)?;
+    let config = folder.path().join("vshmemd.toml");
+    let text = format!(
+        "[[region]]\nname = \"r\"\nsize = \"32M\"\nbacking = \"file\"\npath = \"{}/memory\"\n",
+        place.display()
+    );
+    std::fs::write(&config, text)?;
+    let script = "mount -t tmpfs -o size=20M none \"$1\" || exit 99\n\
+                  \"$2\" --config \"$3\"; echo \"ended with $?, left: $(ls -A \"$1\")\"";
+    let mut command = session.command("unshare");
+    command.args(["-rm", "sh", "-c", script, "sh"]).arg(&place);
+    let outcome = run(command.arg(&session.artifacts().vshmemd).arg(&config), LIMIT)?;
+    ensure!(outcome.stdout == "ended with 1, left: \n", "{}", said(&outcome));
+    for part in ["region r", "allocate", "No space left", "free some room"] {
+        ensure!(outcome.stderr.contains(part), "no '{part}' in: {}", said(&outcome));
+    }
+    Ok(())
+}
