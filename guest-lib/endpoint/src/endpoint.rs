@@ -7,13 +7,13 @@ use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::sys::{self, Credentials};
 use crate::watch::Watched;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -97,7 +97,12 @@ const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
 const CLOCK: u64 = 2;
 const SOON: u64 = 3;
-const FIRST_TOKEN: u64 = 4;
+const MORE: u64 = 4;
+const FIRST_TOKEN: u64 = 5;
+/// Events fetched at one time.
+const EVENTS: usize = 64;
+/// How long the dead may keep the living waiting, when there are many of them.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// The service of one region in one kernel. See the [crate] for how to embed it.
 pub struct Endpoint {
@@ -138,6 +143,11 @@ pub struct Endpoint {
     /// For what is said of them.
     pub(crate) talk: Talk,
     pub(crate) tasks: HashMap<u64, Watched>,
+    /// Tasks whose processes have ended, in their order: reaped as time allows.
+    pub(crate) ended: VecDeque<u64>,
+    /// Always readable; watched while there are more of those.
+    more: OwnedFd,
+    more_watched: bool,
     /// Children that were announced to the endpoint before this one.
     pub(crate) orphans: Vec<TaskId>,
     /// Dead tasks that their keepers, who live, will reap.
@@ -175,6 +185,7 @@ impl Endpoint {
         // Who sends a packet is the kernel's to say, from the first packet on.
         rustix::net::sockopt::set_socket_passcred(&listener, true)
             .map_err(step("ask for senders' credentials"))?;
+        let more = eventfd(1, EventfdFlags::CLOEXEC).map_err(step("make an eventfd"))?;
         let spare = rustix::io::fcntl_dupfd_cloexec(&listener, 0).ok();
         let mut endpoint = Self {
             region,
@@ -202,6 +213,9 @@ impl Endpoint {
             bin: Bin::default(),
             talk: Talk::default(),
             tasks: HashMap::new(),
+            ended: VecDeque::new(),
+            more,
+            more_watched: false,
             orphans: Vec::new(),
             left: Vec::new(),
             grace: 0,
@@ -264,13 +278,14 @@ impl Endpoint {
     /// Handles what is ready now, a bounded amount of it; never blocks.
     pub fn dispatch(&mut self) {
         self.keep_lane();
-        let mut events: Vec<Event> = Vec::with_capacity(64);
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let spare = rustix::buffer::spare_capacity(&mut events);
         match epoll::wait(&self.epoll, spare, Some(&now)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => error!(error = %e, "cannot look for events"),
         }
+        let all = events.len() < EVENTS;
         for event in events {
             let Event { data, .. } = event;
             match data.u64() {
@@ -281,10 +296,12 @@ impl Endpoint {
                     self.look();
                 }
                 CLOCK => self.set_clock(),
-                token if self.tasks.contains_key(&token) => self.task_ended(token),
+                MORE => {}
+                token if self.tasks.contains_key(&token) => self.note_end(token),
                 token => self.serve(token),
             }
         }
+        self.reap_ended(if all { SLICE } else { Duration::ZERO });
         self.arm();
     }
 
@@ -479,8 +496,37 @@ impl Endpoint {
 
     /// Stops watching `fd`. Closing alone does not: a client may hold a duplicate.
     pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
-        if let Err(e) = epoll::delete(&self.epoll, fd) {
+        // Of one that has ended the pidfd is forgotten before the rest.
+        if let Err(e) = epoll::delete(&self.epoll, fd)
+            && e != Errno::NOENT
+        {
             warn!(error = %e, "cannot stop watching a descriptor");
+        }
+    }
+
+    /// Reaps tasks that have ended: one, and others as long as there is time.
+    fn reap_ended(&mut self, time: Duration) {
+        let begun = Instant::now();
+        while let Some(token) = self.ended.pop_front() {
+            self.task_ended(token);
+            if begun.elapsed() >= time {
+                break;
+            }
+        }
+        let wanted = !self.ended.is_empty();
+        if wanted && !self.more_watched {
+            match self.add(self.more.as_fd(), MORE) {
+                Ok(()) => self.more_watched = true,
+                Err(e) => {
+                    error!(error = %e, "cannot leave the dead for later");
+                    while let Some(token) = self.ended.pop_front() {
+                        self.task_ended(token);
+                    }
+                }
+            }
+        } else if !wanted && self.more_watched {
+            self.forget(self.more.as_fd());
+            self.more_watched = false;
         }
     }
 

@@ -77,6 +77,15 @@ impl Endpoint {
         self.tasks.iter().find(|(_, t)| t.process.pid == pid).map(|(token, _)| *token)
     }
 
+    /// The process of a task has ended: it is reaped after what else is to be done now. (Thousands
+    /// may end at one time.)
+    pub(crate) fn note_end(&mut self, token: u64) {
+        if let Some(task) = self.tasks.get(&token) {
+            self.forget(task.process.pidfd.as_fd());
+            self.ended.push_back(token);
+        }
+    }
+
     /// The process of a task has ended.
     pub(crate) fn task_ended(&mut self, token: u64) {
         let Some(task) = self.tasks.remove(&token) else { return };
@@ -174,7 +183,7 @@ impl Endpoint {
     fn disconnected(&mut self, token: u64) {
         let Some(task) = self.tasks.get(&token) else { return };
         if task.process.has_ended() {
-            return self.task_ended(token);
+            return self.note_end(token);
         }
         if self.connections.values().any(|c| c.role == Role::Task(token)) {
             return;
