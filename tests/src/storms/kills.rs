@@ -208,12 +208,13 @@ impl Field {
                 self.world.restart()?;
                 self.world.settle()?;
             }
+            // An endpoint of the user's own leaves when nothing is left.
+            self.world.make()?;
             let census = self.world.census()?;
             let first = *before.get_or_insert(census);
             report.promise(census == first && census.zombies == 0, || {
                 format!("the endpoint grows: {first:?}, after {} kills {census:?}", self.kills)
             });
-            self.world.make()?;
         }
         Ok(())
     }
