@@ -145,6 +145,8 @@ pub struct Endpoint {
     pub(crate) tasks: HashMap<u64, Watched>,
     /// Tasks whose processes have ended, in their order: reaped as time allows.
     pub(crate) ended: VecDeque<u64>,
+    /// While many of them are reaped, after whom all lanes are looked at once.
+    pub(crate) many: bool,
     /// Always readable; watched while there are more of those.
     more: OwnedFd,
     more_watched: bool,
@@ -214,6 +216,7 @@ impl Endpoint {
             talk: Talk::default(),
             tasks: HashMap::new(),
             ended: VecDeque::new(),
+            many: false,
             more,
             more_watched: false,
             orphans: Vec::new(),
@@ -507,11 +510,15 @@ impl Endpoint {
     /// Reaps tasks that have ended: one, and others as long as there is time.
     fn reap_ended(&mut self, time: Duration) {
         let begun = Instant::now();
+        self.many = self.ended.len() > 1 && !time.is_zero();
         while let Some(token) = self.ended.pop_front() {
             self.task_ended(token);
             if begun.elapsed() >= time {
                 break;
             }
+        }
+        if std::mem::take(&mut self.many) {
+            self.rescan();
         }
         let wanted = !self.ended.is_empty();
         if wanted && !self.more_watched {

@@ -28,7 +28,18 @@ const BATCH: u32 = 100;
 /// # If the caller dies
 /// The slot stays `DYING`; reap it again.
 pub fn task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()> {
-    settle_task(r, on, id, Fate::Dead)
+    settle_task(r, on, id, Fate::Dead, true)
+}
+
+/// The same for one of many, after which the caller does [`rescan()`]: it looks at every lane.
+///
+/// # Errors
+/// As [`task()`].
+///
+/// # If the caller dies
+/// The next endpoint rescans when it begins.
+pub fn one_of_many<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId) -> Result<()> {
+    settle_task(r, on, id, Fate::Dead, false)
 }
 
 /// What is known of an owner.
@@ -41,7 +52,13 @@ enum Fate {
     Fenced,
 }
 
-fn settle_task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId, fate: Fate) -> Result<()> {
+fn settle_task<P: Platform>(
+    r: &Region<P>,
+    on: &mut Lane,
+    id: TaskId,
+    fate: Fate,
+    alone: bool,
+) -> Result<()> {
     if !r.set_task_state(id, task::DYING)? {
         let now = r.task(id.index)?;
         if !now.is_some_and(|t| t.id == id && t.state == task::DYING) {
@@ -60,7 +77,7 @@ fn settle_task<P: Platform>(r: &Region<P>, on: &mut Lane, id: TaskId, fate: Fate
     }
     park::bereave(r, on, id.index)?;
     // It may have died between its own step and the hand-offs that step made possible.
-    rescan(r, on, who.peer())
+    if alone { rescan(r, on, who.peer()) } else { Ok(()) }
 }
 
 /// Frees the lanes of a dead (or replaced) owner. The reaper's own lane, if among them, stays.
@@ -143,7 +160,7 @@ pub fn fenced<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
         met = met.and(settle_lanes(r, on, Owner::Task(t.id), Fate::Fenced));
     }
     for t in tasks {
-        met = met.and(settle_task(r, on, t.id, Fate::Fenced));
+        met = met.and(settle_task(r, on, t.id, Fate::Fenced, true));
     }
     met
 }
