@@ -5,7 +5,7 @@ use crate::Caller;
 use crate::object::id_of;
 use vshmem_core::arena::to_cell;
 use vshmem_core::format::{Geometry, Place};
-use vshmem_core::layout::{Limit, TABLES, Table, lane, obj, sb, set};
+use vshmem_core::layout::{Limit, TABLES, Table, lane, obj, sb, set, task};
 use vshmem_core::mem::{HeapMem, Mem, Ordering};
 use vshmem_core::task::{Identity, TaskId};
 use vshmem_core::{Lane, LaneId, Offset, Region};
@@ -13,7 +13,8 @@ use vshmem_core::{Lane, LaneId, Offset, Region};
 const SET: Offset = Offset(0x400);
 const SEMS: Offset = Offset(0x500);
 const LANES: Offset = Offset(0x580);
-const LEN: u64 = LANES.0 + 2 * lane::STRIDE;
+const TASK: Offset = Offset(LANES.0 + 2 * lane::STRIDE);
+const LEN: u64 = TASK.0 + task::STRIDE;
 
 /// Only the tables these operations touch.
 fn region(mem: HeapMem) -> Region<HeapMem> {
@@ -21,6 +22,7 @@ fn region(mem: HeapMem) -> Region<HeapMem> {
     tables[Table::Sets as usize] = Place { at: SET, stride: obj::STRIDE, count: 1 };
     tables[Table::Pages as usize] = Place { at: SEMS, stride: 64, count: 2 };
     tables[Table::Lanes as usize] = Place { at: LANES, stride: lane::STRIDE, count: 2 };
+    tables[Table::Tasks as usize] = Place { at: TASK, stride: task::STRIDE, count: 1 };
     Region::with_geometry(mem, Geometry { tables, len: LEN, number: 0 })
 }
 
@@ -31,6 +33,7 @@ fn memory(value: u64) -> HeapMem {
         (SET.plus(set::NSEMS), 1),
         (SET.plus(set::SEMS), to_cell(SEMS).into()),
         (SEMS.plus(64), value),
+        (TASK.plus(task::STATE), 1 << 8 | task::LIVE),
         (Offset(sb::LIMITS).index(Limit::Semopm as u64, 8), 2),
     ] {
         mem.store(at, word, Ordering::Release).unwrap();
