@@ -288,7 +288,11 @@ impl Storm<'_> {
              ${HOME:-/root}/.cache/vshmem/module/*/uio_vshmem.ko; do test -e $f || continue; \
              test $(modinfo -F srcversion $f) = $(cat /sys/module/uio_vshmem/srcversion) && echo $f && break; done",
         )?;
-        self.get(a, "rmmod uio_vshmem")?;
+        // The last of those who were killed are still ending: with all checks that takes a while.
+        let line = "while test $(cat /sys/module/uio_vshmem/refcnt) != 0; do sleep 0.2; done; \
+                    rmmod uio_vshmem";
+        let (status, said) = self.ask(a, line, BOOT)?;
+        ensure!(status == 0, "rmmod uio_vshmem: {status}, {said:?}");
         let kept = self.kept()?;
         report.promise(kept == 0, || format!("{kept} allocations outlive the module"));
         self.get(a, "! test -e /dev/vshmem0")?;
