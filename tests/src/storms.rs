@@ -55,7 +55,7 @@ pub const STORMS: &[Storm] = &[
         name: "module",
         about: "random calls at the kernel module of a guest, by nobody and by root, and removals",
         full: 4000,
-        short: 40,
+        short: 8,
         guests: true,
         run: module::storm,
     },

@@ -289,8 +289,9 @@ impl Storm<'_> {
              test $(modinfo -F srcversion $f) = $(cat /sys/module/uio_vshmem/srcversion) && echo $f && break; done",
         )?;
         // The last of those who were killed are still ending: with all checks that takes a while.
-        let line = "while test $(cat /sys/module/uio_vshmem/refcnt) != 0; do sleep 0.2; done; \
-                    rmmod uio_vshmem";
+        let line = "for i in $(seq 500); do test $(cat /sys/module/uio_vshmem/refcnt) = 0 && break; \
+                    sleep 0.1; done; \
+                    rmmod uio_vshmem || { ps -eo pid,stat,wchan:30,comm | tail -n 30; false; }";
         let (status, said) = self.ask(a, line, BOOT)?;
         ensure!(status == 0, "rmmod uio_vshmem: {status}, {said:?}");
         let kept = self.kept()?;
