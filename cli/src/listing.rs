@@ -102,6 +102,16 @@ struct Peer {
     here: bool,
 }
 
+/// What a peer is doing, in a word.
+pub fn peer_state(p: &vshmem_core::task::Peer) -> &'static str {
+    match p.state {
+        peer::LIVE => "live",
+        peer::DEAD if p.fenced => "fenced",
+        peer::DEAD => "dead",
+        _ => "entering",
+    }
+}
+
 /// `vshmem peer list`.
 pub fn peers(runtime_dir: &Path, args: &args::List) -> anyhow::Result<()> {
     let session = session(runtime_dir, args.at.region.as_deref())?;
@@ -109,12 +119,7 @@ pub fn peers(runtime_dir: &Path, args: &args::List) -> anyhow::Result<()> {
     let one = |p: vshmem_core::task::Peer| Peer {
         index: p.index,
         name: plain(&p.name),
-        state: match p.state {
-            peer::LIVE => "live",
-            peer::DEAD if p.fenced => "fenced",
-            peer::DEAD => "dead",
-            _ => "entering",
-        },
+        state: peer_state(&p),
         ivshmem: p.ivshmem,
         incarnation: p.incarnation,
         tasks: tasks.iter().filter(|t| t.peer == p.index).count(),

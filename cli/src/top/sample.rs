@@ -1,14 +1,14 @@
 //! Two looks at a region, some time apart, and what they tell together.
 
 use super::process;
-use crate::listing::plain;
+use crate::listing::{peer_state, plain};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use vshmem::sysv::look::{self, Awaited, Changes, Guarded, LaneNow, Lock, Promised, Stage};
 use vshmem::{Kind, Session};
 use vshmem_core::LaneId;
-use vshmem_core::layout::{REGION_BASE, Table, peer};
+use vshmem_core::layout::{REGION_BASE, Table};
 use vshmem_core::task::{Owner, Peer, Task, TaskId};
 
 /// One look.
@@ -269,12 +269,7 @@ pub fn view(before: &Look, now: &Look, since: &mut Since) -> View {
     let peers = now.peers.iter().map(|(p, wakes)| PeerRow {
         index: p.index,
         name: plain(&p.name),
-        state: match p.state {
-            peer::LIVE => "live",
-            peer::DEAD if p.fenced => "fenced",
-            peer::DEAD => "dead",
-            _ => "entering",
-        },
+        state: peer_state(p),
         tasks: now.tasks.iter().filter(|(t, _)| t.peer == p.index).count(),
         here: p.index == now.me,
         unanswered_wakes: *wakes != 0 && before.peers.iter().any(|(o, w)| o == p && w == wakes),
