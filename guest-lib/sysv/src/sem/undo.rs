@@ -253,7 +253,6 @@ fn take_back<P: Platform>(
     }
     let (sems, have) = sems_of(txn, object)?;
     let waiters = txn.get(object.at.plus(set::WAITERS))?;
-    let mut changed = false;
     // The kernel notes the time of every set the dead task had a record of, changed or not.
     let now = txn.region().mem().seconds();
     txn.set(object.at.plus(set::OTIME), now)?;
@@ -269,9 +268,10 @@ fn take_back<P: Platform>(
         let value = word.value().saturating_add(adjustment).clamp(0, MAX_VALUE);
         txn.set_word(at, word.next(value, who, waiters > 0).0)?;
         put(txn, sems, block, num16, 0)?;
-        changed = true;
     }
-    if changed && waiters > 0 { ops::hand_off(txn, object, ops::Change::All) } else { Ok(false) }
+    // Even where no value changed: the kernel's `exit_sem` looks at the sleepers again, and one of
+    // IPC_NOWAIT that now blocks there ends with EAGAIN.
+    if waiters > 0 { ops::hand_off(txn, object, ops::Change::All) } else { Ok(false) }
 }
 
 /// Frees a record that was never linked, for the reaper.
