@@ -123,7 +123,8 @@ fn a_guest_fenced_alive_comes_back_shut_out(pair: &mut Pair) -> Result<()> {
     pair.start(guest, "L find hold=0 attach say=holding dismissed=1 say=woken shut say=shut")?;
     pair.says(guest, "holding")?;
     pair.start(guest, "L find busy=2 say=interrupted shut say=out-too")?;
-    pair.here("L find waiters=1:1 attached=1")?;
+    // Both at it: one that is still looking for the set when its guest stops never finds it.
+    pair.here("L find waiters=1:1 attached=1 value=2:1")?;
     pair.start(b, "L find take=0 say=taken")?;
     pair.here("L find waiters=0:1")?;
     monitor.ask("stop")?;
