@@ -14,7 +14,6 @@
 #include <grp.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -158,11 +157,10 @@ int main(int argc, char **argv)
 	}
 	for (long i = 0; i < processes; i++) {
 		int status;
-		pid_t pid = fork();
+		pid_t pid = fork_tied();
 
 		if (!pid) {
 			setpgid(0, 0);
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			process(seed * 1000003 + i);
 		}
 		setpgid(pid, pid);

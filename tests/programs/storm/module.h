@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -114,6 +115,19 @@ static void on_fault(int sig)
 	if (touching)
 		siglongjmp(back, sig);
 	signal(sig, SIG_DFL);
+}
+
+/* A child that does not outlive its parent, not even one that dies before the child has run. */
+static pid_t fork_tied(void)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(0);
+	}
+	return pid;
 }
 
 /* Reads a byte of a mapping. */

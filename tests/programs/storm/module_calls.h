@@ -244,7 +244,7 @@ static void do_transfer(void)
 			((uintptr_t)at & ~3ul) + 4, 0);
 		break;
 	default: {	/* a child with the mappings */
-		pid_t pid = fork();
+		pid_t pid = fork_tied();
 
 		if (!pid) {
 			for (int i = 0; i < 20; i++)
