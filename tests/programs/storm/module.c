@@ -99,6 +99,7 @@ static void process(uint64_t seed)
 	sigaction(SIGUSR1, &nothing, NULL);
 	for (int i = 0; i < 8; i++)
 		all.fds[i] = dup(i % 2 ? all.rw : all.ro);
+	all.harmless = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, all.rw, all.size / 4 * 3);
 	for (int i = 0; i < MAPS / 2; i++)
 		do_mmap(i, 1);
 	for (uintptr_t i = 0; i < THREADS; i++)

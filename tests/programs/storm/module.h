@@ -28,6 +28,7 @@
 static struct {
 	int rw, ro, fds[8], uio[4];
 	uint64_t size;		/* of BAR2 */
+	char *harmless;		/* two pages of it */
 	struct { char *at; size_t len; } map[MAPS];
 	int root;
 } all;

@@ -7,10 +7,8 @@
 #include <sys/stat.h>
 
 /* A pointer to `good`, or somewhere it should not be. */
-static void *pointer(void *good)
+static void *pointer(void *good, void *region)
 {
-	size_t left;
-
 	switch (below(10)) {
 	case 0:
 		return (void *)odd(0);
@@ -18,11 +16,25 @@ static void *pointer(void *good)
 		return (void *)0xffff888000000000;	/* the kernel's */
 	case 2:
 		return (char *)good + 1;
-	case 3:	/* the region itself, which others change meanwhile */
-		return place(&left);
+	case 3:
+		return region;
 	default:
 		return good;
 	}
+}
+
+/* What is read may be the region itself, which others change meanwhile. */
+static void *to_read(void *good)
+{
+	size_t left;
+
+	return pointer(good, place(&left));
+}
+
+/* What is written, too, but only where it harms nobody. */
+static void *to_write(void *good)
+{
+	return pointer(good, all.harmless + below(4096));
 }
 
 static struct vshmem_bind geometry(void)
@@ -40,6 +52,9 @@ static struct vshmem_bind geometry(void)
 	/* One of the words but the first, which is the offset that is written to. */
 	if (percent(70))
 		word[2 + below(sizeof(g) / 4 - 2)] = odd(word[2]);
+	/* The bitmap is cleared: what others need it must not be. */
+	if (g.wake_off < tail && g.wake_off + 8192 > VSHMEM_REGION_BASE)
+		g.wake_off = tail + 4096;
 	return g;
 }
 
@@ -49,13 +64,13 @@ static void do_ioctl(void)
 	struct vshmem_wait wait = { .off = off, .flags = percent(80) ? 1 : odd(1) };
 	struct vshmem_wake wake = { .off = off, .count = odd(below(5)), .pad = percent(5) };
 	struct vshmem_ring ring = { .peer = odd(below(4)), .vector = odd(below(3)) };
-	struct vshmem_info info;
+	struct vshmem_info info[2];
 	struct vshmem_bind bind = geometry();
 	struct timespec now;
 
 	switch (below(10)) {
 	case 0:
-		ioctl(a_fd(), VSHMEM_IOC_INFO, pointer(&info));
+		ioctl(a_fd(), VSHMEM_IOC_INFO, to_write(info));
 		return;
 	case 1:
 	case 2:
@@ -66,24 +81,24 @@ static void do_ioctl(void)
 		wait.expected = percent(80) ? 0 : odd(0);
 		if (percent(2))
 			wait.flags = 0;
-		ioctl(a_fd(), VSHMEM_IOC_WAIT, pointer(&wait));
+		ioctl(a_fd(), VSHMEM_IOC_WAIT, to_read(&wait));
 		return;
 	case 4:
 	case 5:
-		ioctl(a_fd(), VSHMEM_IOC_WAKE, pointer(&wake));
+		ioctl(a_fd(), VSHMEM_IOC_WAKE, to_read(&wake));
 		return;
 	case 6:
-		ioctl(a_fd(), VSHMEM_IOC_RING, pointer(&ring));
+		ioctl(a_fd(), VSHMEM_IOC_RING, to_read(&ring));
 		return;
 	case 7:
-		ioctl(a_fd(), VSHMEM_IOC_BIND, percent(80) ? &bind : pointer(&bind));
+		ioctl(a_fd(), VSHMEM_IOC_BIND, percent(80) ? &bind : to_read(&bind));
 		return;
 	case 8:
-		ioctl(a_fd(), percent(10) ? VSHMEM_IOC_UNBIND : FIONREAD, pointer(&info));
+		ioctl(a_fd(), percent(10) ? VSHMEM_IOC_UNBIND : FIONREAD, to_write(info));
 		return;
 	default:
 		ioctl(a_fd(), _IOC(below(4), percent(80) ? 0xb8 : below(256), below(16), below(128)),
-		      pointer(&info));
+		      to_write(info));
 	}
 }
 
