@@ -54,7 +54,8 @@ pub const STORMS: &[Storm] = &[
     Storm {
         name: "module",
         about: "random calls at the kernel module of a guest, by nobody and by root, and removals",
-        full: 4000,
+        // With all checks of an emulated guest's kernel a round takes about a second.
+        full: 1200,
         short: 8,
         guests: true,
         run: module::storm,
