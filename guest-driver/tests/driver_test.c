@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of uio_vshmem on a real device, run as root inside a guest:
+ * Tests of uio_vshmem on a real device, run as root inside a guest that has no
+ * agent; tests/tests/vm/driver.rs is who does it:
  *
  *   driver_test [--module FILE.ko] [NAME...]    all tests, or those named
  *   driver_test pingpong SIDE ROUNDS            SIDE 0 in one guest, 1 in another
- *   driver_test bind                            bind, for the harness's death tests
  *
  * It scribbles over the upper half of BAR2: give it a scratch region of at
  * least 32 MiB. Prints
@@ -95,15 +95,6 @@ int main(int argc, char **argv)
 	if (argc == 4 && !strcmp(argv[1], "pingpong")) {
 		alarm(300);
 		return pingpong(!!atoi(argv[2]), (unsigned)atoi(argv[3]));
-	}
-	if (argc == 2 && !strcmp(argv[1], "bind")) {
-		struct vshmem_bind g = geometry(0);
-		int fd = open_dev(O_RDWR);
-		uint32_t *peer = map_at(fd, base, 4096, PROT_READ | PROT_WRITE);
-
-		*peer = 1;
-		CHECK(!ioctl(fd, VSHMEM_IOC_BIND, &g));
-		return 0;
 	}
 	argc--;
 	argv++;

@@ -177,6 +177,27 @@ fn compile_with(more: &[&str], name: &str, sources: &[PathBuf], into: &Path) -> 
     Ok(program)
 }
 
+/// Builds an example of a package and copies it into a folder.
+///
+/// # Errors
+///
+/// The build's failure, or it cannot be copied.
+pub fn example(package: &str, name: &str, into: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root().join("target"), PathBuf::from);
+    let target = root().join(target);
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "-p", package, "--example", name, "--target-dir"]);
+    let status = command.arg(&target).current_dir(root()).env_remove("RUSTFLAGS").status();
+    let status = status.context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the build of the example {name} failed ({status})");
+    }
+    let (built, copy) = (target.join("debug/examples").join(name), into.join(name));
+    std::fs::copy(&built, &copy).with_context(|| format!("{}", built.display()))?;
+    Ok(copy)
+}
+
 /// The C sources directly inside a folder, by name.
 ///
 /// # Errors

@@ -14,6 +14,7 @@
 
 pub mod build;
 pub mod diff;
+pub mod driver;
 pub mod guests;
 pub mod machine;
 pub mod oracle;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Plan, Report};
-use crate::build;
 use crate::guests::{Guests, Host};
+use crate::{build, driver};
 
 const REGION: &str = "gates";
 /// A guest that boots with all checks, emulated, on a busy machine.
@@ -251,10 +251,7 @@ impl Storm<'_> {
     /// The driver taken off its device, and the module out of the kernel, under storms.
     fn removals(&mut self, plan: &Plan, report: &mut Report) -> Result<()> {
         let a = self.a;
-        // Its supervisor gives up after some restarts, and may be slow to do one.
-        let line = "none=0; for i in $(seq 60); do pkill -KILL -x vshmem && none=0 || none=$((none + 1)); \
-                    test $none = 3 && break; sleep 1; done; test $none = 3";
-        self.get(a, line)?;
+        driver::end_agent(&mut self.guests, a, SOON)?;
         let driver = "/sys/bus/pci/drivers/uio_vshmem";
         let device = self.get(a, &format!("basename $(ls -d {driver}/0000:*)"))?;
         let cycles = 2 + plan.rounds / 20;
@@ -294,13 +291,7 @@ impl Storm<'_> {
     /// The module out of the kernel and in again, and somebody works with it.
     fn again(&mut self, report: &mut Report) -> Result<()> {
         let a = self.a;
-        // The very file that was loaded.
-        let file = self.get(
-            a,
-            "for f in /var/cache/vshmem/module/*/uio_vshmem.ko ${VSHMEM_CACHE:-/nowhere}/module/*/uio_vshmem.ko \
-             ${HOME:-/root}/.cache/vshmem/module/*/uio_vshmem.ko; do test -e $f || continue; \
-             test $(modinfo -F srcversion $f) = $(cat /sys/module/uio_vshmem/srcversion) && echo $f && break; done",
-        )?;
+        let file = driver::module_file(&mut self.guests, a, SOON)?;
         self.get(a, "rmmod uio_vshmem")?;
         let kept = self.kept()?;
         report.promise(kept == 0, || format!("{kept} allocations outlive the module"));

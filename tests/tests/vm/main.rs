@@ -4,6 +4,7 @@
 //! must hold; `cargo test -p vshmem-tests --test vm -- four` runs one.
 
 mod deaths;
+mod driver;
 mod fence;
 mod semantics;
 mod sharing;
@@ -12,6 +13,9 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use driver::{
+    the_module_and_its_crate_pass_their_own_tests, two_guests_meet_through_the_module_alone,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sharing::rules_lead_to_two_regions_in_guests_too;
 use vshmem_tests::build;
@@ -313,6 +317,8 @@ fn main() -> ExitCode {
         killed_waiters_of_a_sem_t_take_no_wake_with_them,
         programs_in_a_guest_agree_with_its_kernel,
         rules_lead_to_two_regions_in_guests_too,
+        the_module_and_its_crate_pass_their_own_tests,
+        two_guests_meet_through_the_module_alone,
     ];
     let stage = deaths::Stage::default();
     trials.extend(semantics::trials(&stage));
