@@ -66,6 +66,7 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// The cell names nothing inside the region's pages.
+    #[inline]
     pub fn block(&self, cell: u32) -> Result<Offset, Corrupt> {
         let block = Offset(u64::from(cell) << arena::MIN_SHIFT);
         if block < self.table(Table::Pages).at || block.0 >= self.mem().len() {

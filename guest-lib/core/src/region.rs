@@ -132,6 +132,7 @@ impl<P: Platform> Region<P> {
     }
 
     /// Where table `t` is.
+    #[inline]
     pub fn table(&self, t: Table) -> Place {
         self.geometry.tables[t as usize]
     }
@@ -140,12 +141,14 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// The table has no such element.
+    #[inline]
     pub fn element(&self, t: Table, i: u32) -> Result<Offset, Corrupt> {
         let place = self.table(t);
         if u64::from(i) < place.count {
-            Ok(place.at.index(i.into(), place.stride))
+            // R1: the whole table is inside the memory, so nothing overflows.
+            Ok(Offset(place.at.0.wrapping_add(u64::from(i).wrapping_mul(place.stride))))
         } else {
-            Err(Corrupt::new(place.at.index(i.into(), place.stride), "index outside its table"))
+            Err(no_element(place, i))
         }
     }
 
@@ -153,6 +156,7 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// There is no such lane.
+    #[inline]
     pub fn lane(&self, id: LaneId) -> Result<Offset, Corrupt> {
         self.element(Table::Lanes, id.0)
     }
@@ -161,6 +165,7 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// There is no such index.
+    #[inline]
     pub fn object(&self, kind: Kind, i: u32) -> Result<Offset, Corrupt> {
         self.element(kind.table(), i)
     }
@@ -169,6 +174,7 @@ impl<P: Platform> Region<P> {
     ///
     /// # Errors
     /// `at` is outside the region.
+    #[inline]
     pub fn peek(&self, at: Offset) -> Result<u32, Corrupt> {
         // Acquire: pairs with the application of the step that wrote it.
         Ok(self.mem.load(at, Ordering::Acquire)? as u32)
@@ -219,6 +225,11 @@ impl<P: Platform> Region<P> {
         }
         Ok(fits)
     }
+}
+
+#[cold]
+fn no_element(place: Place, i: u32) -> Corrupt {
+    Corrupt::new(place.at.index(i.into(), place.stride), "index outside its table")
 }
 
 const _: () = assert!(sb::LIMITS + LIMITS as u64 * 8 <= sb::CLOCK && sb::CLOCK + 8 <= sb::DIRS);
