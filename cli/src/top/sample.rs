@@ -227,7 +227,7 @@ pub fn view(before: &Look, now: &Look, since: &mut Since) -> View {
     };
     let tasks: Vec<_> = now.tasks.iter().map(row).collect();
     let task = |id: TaskId| now.tasks.iter().map(|(t, _)| t).find(|t| t.id == id);
-    let stuck = now.lanes.iter().filter(|l| l.stage != Stage::Rest && was.get(&l.id) == Some(l));
+    let stuck = now.lanes.iter().filter(|l| l.stage != Stage::Over && was.get(&l.id) == Some(l));
     let holder = |l: &LaneNow| {
         let its = now.locks.iter().filter(|k| k.lane == l.id && k.sequence == l.sequence);
         let stage = if l.stage == Stage::Active { "undecided" } else { "decided" };

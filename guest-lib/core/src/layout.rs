@@ -12,7 +12,7 @@ pub const REGION_BASE: u64 = 2 << 20;
 /// The committing word of a formatted region: `VSHMEM` and a line end, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"VSHMEM\r\n");
 /// The format's version. (What is built to test how versions meet pretends the next one.)
-pub const VERSION: u32 = 3 + option_env!("VSHMEM_SKEW_FORMAT").is_some() as u32;
+pub const VERSION: u32 = 4 + option_env!("VSHMEM_SKEW_FORMAT").is_some() as u32;
 /// Highest number of a region: ids have three bits for it, by which a process that uses several
 /// regions tells whose object an id names.
 pub const MAX_NUMBER: u32 = 7;
@@ -374,6 +374,8 @@ pub mod lane {
     pub const LOCK: u64 = 0x098;
     /// Locks one transaction can hold.
     pub const MAX_LOCKS: usize = 4;
+    /// Word: the sequence of the transaction that its owner finished last.
+    pub const FINISHED: u64 = 0x0b8;
     /// Cell: what the lane holds on to between transactions (a block, in 64-byte units).
     pub const HELD: u64 = 0x0c0;
     /// Cell: why it holds it, [`super::held`].

@@ -144,6 +144,15 @@ impl Mem for MappedMem {
     }
 
     #[inline]
+    fn store_words(&self, at: Offset, words: &[u64]) -> Result<(), Corrupt> {
+        for (to, word) in self.words(at, words.len())?.iter().zip(words) {
+            // Release, as the trait promises.
+            to.store(*word, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    #[inline]
     fn cas(&self, at: Offset, old: u64, new: u64) -> Result<bool, Corrupt> {
         let word = self.word(at)?;
         // Acquire-release, as the trait promises; its callers name the partners.

@@ -93,6 +93,18 @@ pub trait Mem {
     /// `at` is misaligned or outside the region.
     fn store(&self, at: Offset, value: u64, order: Ordering) -> Result<(), Corrupt>;
 
+    /// Stores words one after another, each with release.
+    ///
+    /// # Errors
+    /// `at` is misaligned, or some of them are outside the region.
+    #[inline]
+    fn store_words(&self, at: Offset, words: &[u64]) -> Result<(), Corrupt> {
+        for (i, word) in (0..).zip(words) {
+            self.store(at.index(i, 8), *word, Ordering::Release)?;
+        }
+        Ok(())
+    }
+
     /// Replaces `old` by `new` (acquire-release); `false` where the word held something else.
     ///
     /// # Errors

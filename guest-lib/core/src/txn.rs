@@ -22,19 +22,28 @@
 //! 4. entries and lock list stored in the lane;
 //! 5. **journal: `ACTIVE` → `COMMITTED`, the committing step**;
 //! 6. each entry applied by compare-and-swap, old → new;
-//! 7. each lock word: {seq, lane} → 0;
-//! 8. sleepers named by entries woken;
-//! 9. journal: `COMMITTED` → `IDLE`, by whoever has seen 6 to 8 through.
+//! 7. if an entry wakes somebody: each lock word {seq, lane} → 0, then the sleepers woken;
+//! 8. finished ← seq, a plain store of the owner's. Now the step is *over*: nobody clears its lock
+//!    words, they are free for whoever overwrites them.
 //!
 //! A death before 5 leaves at most lock words that the next comer overwrites; a death after 5 is
-//! finished by the next comer that wants one of the locks, or by the reaper, whichever is first.
+//! finished by the next comer that wants one of the locks, or by the reaper, whichever is first. A
+//! helper that has seen 6 and 7 through says so by journal: `COMMITTED` → `IDLE`. A step without
+//! writes skips 4 to 7: what it read was whole if the journal is `ACTIVE` before 8.
+//!
+//! # Why a plain store ends a step
+//!
+//! Nothing depends on when it is seen: until then a newcomer helps, and finds nothing left to do. Only
+//! the owner writes it; one that was shut out (see below) may still do so late, and then a newer step
+//! of its lane looks unfinished, of which no entry applies any more and which any helper ends.
 //!
 //! # Why a late helper does no harm
 //!
 //! A helper that was stopped inside step 6 and resumes much later still compares with the `old`
 //! word. Cells carry a tag that grows with every change, semaphore words a sequence, and memory of
 //! the pools never changes its type, so the comparison fails. Entries are only rewritten after the
-//! journal left `COMMITTED`, and a helper looks at the journal again after copying each one.
+//! journal left `COMMITTED`, and a helper looks again after copying each one whether there is still
+//! something to help.
 //!
 //! # Why an owner that is not dead after all does no harm
 //!
@@ -43,11 +52,17 @@
 //! lanes on by two sequence numbers ([`Region::fence_lane`]), as every new owner does when it takes
 //! a lane, and a handle that finds its journal moved begins no further transaction.
 
-use crate::layout::{Table, lane};
+use crate::layout::lane;
 use crate::mem::{Corrupt, Offset, Ordering, Platform};
 use crate::region::Region;
-use crate::task::Owner;
 use crate::turns::Turns;
+
+mod settle;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+use writes::Writes;
 
 /// Index of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -66,8 +81,12 @@ const PATIENCE: u32 = if cfg!(loom) { 0 } else { 256 };
 
 /// What is said of a lock that others take whenever it was about to be taken.
 const TAKEN: &str = "lock never comes free";
+/// What is said of a lock word that no peer writes.
+const NO_LANE: &str = "lock held by a lane that does not exist";
 /// What is said of a journal that changes whenever it was looked at.
 const RESTLESS: &str = "journal never comes to rest";
+/// From a journal word to what its owner finished last.
+const FINISHED: u64 = lane::FINISHED - lane::JOURNAL;
 /// Turns of waiting in one call after which nobody gets more than [`PATIENCE`], whatever they say
 /// they were robbed of.
 const LONGEST: u32 = PATIENCE << 9;
@@ -96,12 +115,15 @@ pub const fn next_cell(old: u64, value: u32) -> u64 {
     ((((old >> 32) as u32).wrapping_add(1) as u64) << 32) | value as u64
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: Offset,
-    wake: bool,
-    old: u64,
-    new: u64,
+/// What has become of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Under way: it may be robbed.
+    Active,
+    /// It happened, but others may see it in part: it is to be helped.
+    Committed,
+    /// There is nothing left to do, and it holds no lock.
+    Over,
 }
 
 /// A lane this process may run transactions on: one at a time.
@@ -112,8 +134,10 @@ pub struct Lane {
     id: LaneId,
     /// The sequence of the last transaction begun; none before the first.
     seq: Option<u64>,
-    writes: Vec<Entry>,
-    locks: Vec<Offset>,
+    writes: Writes,
+    /// The offsets of the locks taken, and their number.
+    locks: [u64; lane::MAX_LOCKS],
+    held: usize,
     /// Turns waited for locks in this call.
     waited: u32,
 }
@@ -125,8 +149,9 @@ impl Lane {
         Self {
             id,
             seq: None,
-            writes: Vec::with_capacity(lane::MAX_ENTRIES),
-            locks: Vec::with_capacity(lane::MAX_LOCKS),
+            writes: Writes::new(),
+            locks: [0; lane::MAX_LOCKS],
+            held: 0,
             waited: 0,
         }
     }
@@ -151,6 +176,8 @@ impl Lane {
 pub struct Txn<'a, P> {
     region: &'a Region<P>,
     lane: &'a mut Lane,
+    /// Where the lane is.
+    base: Offset,
     seq: u64,
 }
 
@@ -189,180 +216,14 @@ impl<P: Platform> Region<P> {
         let at = self.lane(lane.id)?.plus(lane::JOURNAL);
         Err(Corrupt::new(at, "transaction is robbed without end").into())
     }
-
-    /// Settles what the owner of lane `id` left behind, be it dead, stopped or merely slow: a
-    /// committed transaction is completed, an active one aborted if `abort` says so.
-    ///
-    /// # Errors
-    /// The lane's journal is corrupt.
-    pub fn settle_lane(&self, id: LaneId, abort: bool) -> Result<(), Corrupt> {
-        let at = self.lane(id)?.plus(lane::JOURNAL);
-        // Acquire: pairs with the commit; what the entries say is visible.
-        let word = self.mem().load(at, Ordering::Acquire)?;
-        match word & 3 {
-            COMMITTED => self.help(id, word >> 2).map(drop),
-            ACTIVE if abort => {
-                self.mem().cas(at, word, journal(word >> 2, ABORTED))?;
-                // Whoever committed in between is completed; anything else has nothing to complete.
-                let now = self.mem().load(at, Ordering::Acquire)?;
-                if now == journal(word >> 2, COMMITTED) {
-                    self.help(id, word >> 2)?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Shuts out the owner of lane `id`, be it dead or not: settles what it left, and moves the
-    /// journal on so that a handle of before begins no further transaction. `false`: the lane is
-    /// not `owner`'s, or not any more.
-    ///
-    /// # Errors
-    /// The lane's journal is corrupt.
-    pub fn fence_lane(&self, id: LaneId, owner: Owner) -> Result<bool, Corrupt> {
-        // The owner is looked at after the journal: whoever takes the lane later moves the journal
-        // first, and the swap fails.
-        Ok(self.move_journal(id, || Ok(self.lane_owner(id)? == Some(owner)))?.is_some())
-    }
-
-    /// Moves the journal of lane `id` to rest at a sequence of which no handle knows, and returns
-    /// it; `None` if `still` says no.
-    pub(crate) fn move_journal(
-        &self,
-        id: LaneId,
-        still: impl Fn() -> Result<bool, Corrupt>,
-    ) -> Result<Option<u64>, Corrupt> {
-        let at = self.lane(id)?.plus(lane::JOURNAL);
-        let mut turns = Turns::new();
-        loop {
-            turns.pass(1, at, RESTLESS)?;
-            // Acquire: pairs with the commit; what the entries say is visible.
-            let word = self.mem().load(at, Ordering::Acquire)?;
-            if !still()? {
-                return Ok(None);
-            }
-            if word & 3 == COMMITTED {
-                turns.pass(self.help(id, word >> 2)?, at, RESTLESS)?;
-                continue;
-            }
-            let seq = (word >> 2) + 2;
-            if self.mem().cas(at, word, journal(seq, IDLE))? {
-                return Ok(Some(seq));
-            }
-        }
-    }
-
-    /// Whether the handle `on` begins no further transaction: its journal is not as it left it.
-    ///
-    /// # Errors
-    /// There is no such lane.
-    pub fn is_taken_away(&self, on: &Lane) -> Result<bool, Corrupt> {
-        let word = self.mem().load(self.lane(on.id)?.plus(lane::JOURNAL), Ordering::Acquire)?;
-        let seq = word >> 2;
-        // One less than begun: a jump out of `begin` itself, before the swap.
-        Ok(on.seq.is_some_and(|mine| seq != mine && seq.wrapping_add(1) != mine))
-    }
-
-    /// Puts the journal at rest where the handle `on` left it. For a process that has the region's
-    /// memory for itself alone, and a handle that others have moved on from.
-    ///
-    /// # Errors
-    /// There is no such lane.
-    pub fn rewind_journal(&self, on: &Lane) -> Result<(), Corrupt> {
-        let Some(seq) = on.seq else { return Ok(()) };
-        let at = self.lane(on.id)?.plus(lane::JOURNAL);
-        self.mem().store(at, journal(seq, IDLE), Ordering::Release)
-    }
-
-    /// Whether the lane's journal is committed and not yet finished.
-    ///
-    /// # Errors
-    /// The lane does not exist.
-    pub fn lane_committed(&self, id: LaneId) -> Result<bool, Corrupt> {
-        let word = self.mem().load(self.lane(id)?.plus(lane::JOURNAL), Ordering::Acquire)?;
-        Ok(word & 3 == COMMITTED)
-    }
-
-    /// Steps 6 to 8 of transaction `seq` of lane `id`, by anyone, any number of times; how many
-    /// entries it has.
-    fn help(&self, id: LaneId, seq: u64) -> Result<u64, Corrupt> {
-        let base = self.lane(id)?;
-        let mem = self.mem();
-        let status = base.plus(lane::JOURNAL);
-        // Acquire: pairs with the owner's rewriting of the entries, which follows its IDLE.
-        let still =
-            || Ok::<_, Corrupt>(mem.load(status, Ordering::Acquire)? == journal(seq, COMMITTED));
-        let entries = mem.load(base.plus(lane::ENTRIES), Ordering::Acquire)?;
-        let locks = mem.load(base.plus(lane::LOCKS), Ordering::Acquire)?;
-        if !still()? {
-            return Ok(0);
-        }
-        if entries > lane::MAX_ENTRIES as u64 || locks > lane::MAX_LOCKS as u64 {
-            return Err(Corrupt::new(base.plus(lane::ENTRIES), "journal longer than its room"));
-        }
-        let entry = |i: u64| {
-            let at = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
-            Ok::<_, Corrupt>([
-                mem.load(at, Ordering::Acquire)?,
-                mem.load(at.plus(8), Ordering::Acquire)?,
-                mem.load(at.plus(16), Ordering::Acquire)?,
-            ])
-        };
-        for i in 0..entries {
-            let [at, old, new] = entry(i)?;
-            if !still()? {
-                return Ok(i);
-            }
-            // What is wrong is the journal, and not the place it names.
-            let of = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
-            let wild = |_| Corrupt::new(of, "journal names a word outside the region");
-            mem.cas(Offset(at & !7), old, new).map_err(wild)?;
-        }
-        for i in 0..locks {
-            let of = base.plus(lane::LOCK).index(i, 8);
-            let at = Offset(mem.load(of, Ordering::Acquire)?);
-            if !still()? {
-                return Ok(i);
-            }
-            let wild = |_| Corrupt::new(of, "journal names a lock outside the region");
-            mem.cas(at, lock_word(seq, id), 0).map_err(wild)?;
-        }
-        for i in 0..entries {
-            let [at, ..] = entry(i)?;
-            if !still()? {
-                return Ok(i);
-            }
-            if at & WAKE != 0 {
-                let of = base.plus(lane::JOURNAL_ENTRY).index(i, lane::ENTRY_SIZE);
-                self.wake_status(Offset(at & !7)).map_err(|c| Corrupt::new(of, c.what))?;
-            }
-        }
-        // Seen through, here at least.
-        mem.cas(status, journal(seq, COMMITTED), journal(seq, IDLE))?;
-        Ok(entries)
-    }
-
-    /// Wakes the sleeper whose status word is at `at`.
-    pub(crate) fn wake_status(&self, at: Offset) -> Result<(), Corrupt> {
-        let lanes = self.table(Table::Lanes);
-        let i = at.0.wrapping_sub(lanes.at.0) / lane::STRIDE;
-        if i >= lanes.count || lanes.at.index(i, lane::STRIDE).plus(lane::STATUS) != at {
-            return Err(Corrupt::new(at, "wake of something that is no wait slot"));
-        }
-        let peer = self
-            .mem()
-            .load(lanes.at.index(i, lane::STRIDE).plus(lane::WAIT_PEER), Ordering::Acquire)?;
-        self.mem().wake(i as u32, at, peer as u32);
-        Ok(())
-    }
 }
 
 impl<'a, P: Platform> Txn<'a, P> {
     fn begin(region: &'a Region<P>, lane: &'a mut Lane, attempt: u32) -> Result<Self, Corrupt> {
         lane.writes.clear();
-        lane.locks.clear();
-        let at = region.lane(lane.id)?.plus(lane::JOURNAL);
+        lane.held = 0;
+        let base = region.lane(lane.id)?;
+        let at = base.plus(lane::JOURNAL);
         let mut turns = Turns::new();
         let seq = loop {
             // Acquire: an abort by another, or our own past.
@@ -372,10 +233,9 @@ impl<'a, P: Platform> Txn<'a, P> {
             if lane.seq.is_some_and(|mine| seq != mine && seq + 1 != mine) {
                 return Err(Corrupt::fenced(at));
             }
-            turns.pass(1, at, RESTLESS)?;
-            if word & 3 == COMMITTED {
+            if region.stage(at, word, seq)? == Stage::Committed {
                 // The last call of this lane was left by a jump after its commit.
-                turns.pass(region.help(lane.id, seq)?, at, RESTLESS)?;
+                turns.pass(1 + region.help(lane.id, seq)?, at, RESTLESS)?;
                 continue;
             }
             lane.seq = Some(seq + 1);
@@ -384,13 +244,14 @@ impl<'a, P: Platform> Txn<'a, P> {
             if region.mem().cas(at, word, journal(seq + 1, ACTIVE))? {
                 break seq + 1;
             }
+            turns.pass(1, at, RESTLESS)?;
         };
-        let robbed = at.plus(lane::ROBBED - lane::JOURNAL);
+        let robbed = base.plus(lane::ROBBED);
         // Relaxed: a hint.
         if region.mem().load(robbed, Ordering::Relaxed)? != u64::from(attempt) {
             region.mem().store(robbed, attempt.into(), Ordering::Relaxed)?;
         }
-        Ok(Self { region, lane, seq })
+        Ok(Self { region, lane, base, seq })
     }
 
     /// The region it runs on.
@@ -405,10 +266,6 @@ impl<'a, P: Platform> Txn<'a, P> {
         self.lane.id
     }
 
-    fn journal_at(&self) -> Result<Offset, Corrupt> {
-        Ok(self.region.lane(self.lane.id)?.plus(lane::JOURNAL))
-    }
-
     /// Takes the lock word at `at`. Locks are taken in the order directory, object, task, arena.
     ///
     /// Waits for no one: an owner that committed is helped, one that does not within a short
@@ -417,70 +274,73 @@ impl<'a, P: Platform> Txn<'a, P> {
     /// # Errors
     /// More than [`lane::MAX_LOCKS`] locks, a lock word that names no lane, or one that changes for
     /// ever.
+    #[inline]
     pub fn lock(&mut self, at: Offset) -> Result<(), Corrupt> {
-        if self.lane.locks.contains(&at) {
+        if self.lane.locks[..self.lane.held].contains(&at.0) {
             return Ok(());
         }
-        if self.lane.locks.len() == lane::MAX_LOCKS {
+        if self.lane.held == lane::MAX_LOCKS {
             return Err(Corrupt::new(at, "transaction needs too many locks"));
         }
+        let mem = self.region.mem();
+        // Acquire: pairs with the taking of it by whoever had it last.
+        let word = mem.load(at, Ordering::Acquire)?;
+        // An earlier step of this lane is over, or this one would not have begun.
+        let ours =
+            lock_holder(word).is_some_and(|(lane, seq)| lane == self.lane.id && seq < self.seq);
+        let free = word == 0 || ours;
+        if !free || !mem.cas(at, word, lock_word(self.seq, self.lane.id))? {
+            self.contend(at)?;
+        }
+        self.lane.locks[self.lane.held] = at.0;
+        self.lane.held += 1;
+        Ok(())
+    }
+
+    /// Takes a lock that somebody has, or had last.
+    fn contend(&mut self, at: Offset) -> Result<(), Corrupt> {
         let mem = self.region.mem();
         let mine = lock_word(self.seq, self.lane.id);
         let mut waited = 0;
         let mut turns = Turns::new();
         loop {
-            // Acquire: pairs with the release of the last owner, or with its taking.
             let word = mem.load(at, Ordering::Acquire)?;
-            if word == 0 {
+            let Some((owner, seq)) = lock_holder(word) else {
+                turns.pass(1, at, TAKEN)?;
+                if word != 0 {
+                    return Err(Corrupt::new(at, NO_LANE));
+                }
                 if mem.cas(at, 0, mine)? {
-                    break;
+                    return Ok(());
                 }
-                turns.pass(1, at, TAKEN)?;
                 continue;
-            }
-            let owner = LaneId((word & ((1 << LANE_BITS) - 1)) as u32);
-            let owner = LaneId(owner.0.wrapping_sub(1));
-            let seq = word >> LANE_BITS;
-            let status = self
-                .region
-                .lane(owner)
-                .map_err(|_| Corrupt::new(at, "lock held by a lane that does not exist"))?
-                .plus(lane::JOURNAL);
+            };
+            let base = self.region.lane(owner).map_err(|_| Corrupt::new(at, NO_LANE))?;
+            let status = base.plus(lane::JOURNAL);
             let state = mem.load(status, Ordering::Acquire)?;
-            if state == journal(seq, ACTIVE) {
-                // Relaxed: a hint. One that was robbed before gets the longer to finish.
-                let robbed =
-                    mem.load(status.plus(lane::ROBBED - lane::JOURNAL), Ordering::Relaxed)?;
-                let short = self.lane.waited >= LONGEST;
-                if waited < if short { PATIENCE } else { PATIENCE << robbed.min(8) } {
-                    mem.relax(waited);
-                    waited += 1;
-                    self.lane.waited += 1;
-                } else {
+            match self.region.stage(status, state, seq)? {
+                Stage::Active => {
+                    // Relaxed: a hint. One that was robbed before gets the longer to finish.
+                    let robbed = mem.load(base.plus(lane::ROBBED), Ordering::Relaxed)?;
+                    let short = self.lane.waited >= LONGEST;
+                    if waited < if short { PATIENCE } else { PATIENCE << robbed.min(8) } {
+                        mem.relax(waited);
+                        waited += 1;
+                        self.lane.waited += 1;
+                    } else {
+                        turns.pass(1, at, TAKEN)?;
+                        mem.cas(status, state, journal(seq, ABORTED))?;
+                    }
+                }
+                Stage::Committed => turns.pass(1 + self.region.help(owner, seq)?, at, TAKEN)?,
+                Stage::Over => {
                     turns.pass(1, at, TAKEN)?;
-                    mem.cas(status, state, journal(seq, ABORTED))?;
-                }
-            } else if state == journal(seq, COMMITTED) {
-                turns.pass(1 + self.region.help(owner, seq)?, at, TAKEN)?;
-                // Helped and still held, by a journal that never held it.
-                if mem.load(at, Ordering::Acquire)? == word
-                    && mem.load(status, Ordering::Acquire)? == state
-                {
-                    return Err(Corrupt::new(
-                        at,
-                        "lock held by a transaction that does not list it",
-                    ));
-                }
-            } else {
-                turns.pass(1, at, TAKEN)?;
-                // That transaction is over, and was aborted: an owner that commits lets go first.
-                if mem.cas(at, word, mine)? {
-                    break;
+                    if mem.cas(at, word, mine)? {
+                        return Ok(());
+                    }
                 }
             }
         }
-        self.lane.locks.push(at);
-        Ok(())
     }
 
     /// Fails if the locks were stolen: what was read under them until now may be a mixture. Call it
@@ -488,8 +348,9 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// They were stolen; let it through, and the closure runs again.
+    #[inline]
     pub fn valid(&self) -> Result<(), Corrupt> {
-        let at = self.journal_at()?;
+        let at = self.base.plus(lane::JOURNAL);
         // Acquire: after the reads before (which are acquire loads).
         if self.region.mem().load(at, Ordering::Acquire)? == journal(self.seq, ACTIVE) {
             Ok(())
@@ -502,9 +363,10 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// `at` is outside the region.
+    #[inline]
     pub fn word(&self, at: Offset) -> Result<u64, Corrupt> {
-        match self.lane.writes.iter().rev().find(|e| e.at == at) {
-            Some(entry) => Ok(entry.new),
+        match self.lane.writes.find(at) {
+            Some(i) => Ok(self.lane.writes.new_word(i)),
             // Acquire: pairs with the application of the step that wrote it.
             None => self.region.mem().load(at, Ordering::Acquire),
         }
@@ -514,6 +376,7 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// `at` is outside the region.
+    #[inline]
     pub fn get(&self, at: Offset) -> Result<u32, Corrupt> {
         Ok(self.word(at)? as u32)
     }
@@ -523,6 +386,7 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// The journal is full, or `at` is outside.
+    #[inline]
     pub fn set_word(&mut self, at: Offset, new: u64) -> Result<(), Corrupt> {
         self.write(at, |_| new, false)
     }
@@ -532,16 +396,18 @@ impl<'a, P: Platform> Txn<'a, P> {
     ///
     /// # Errors
     /// The journal is full, or `at` is outside.
+    #[inline]
     pub fn set(&mut self, at: Offset, value: u32) -> Result<(), Corrupt> {
-        if let Some(entry) = self.lane.writes.iter_mut().rev().find(|e| e.at == at) {
-            entry.new = next_cell(entry.old, value);
+        let writes = &mut self.lane.writes;
+        if let Some(i) = writes.find(at) {
+            writes.change(i, next_cell(writes.old(i), value), false);
             return Ok(());
         }
         let old = self.region.mem().load(at, Ordering::Acquire)?;
         if old as u32 == value {
             return Ok(());
         }
-        self.push(Entry { at, wake: false, old, new: next_cell(old, value) })
+        writes.push(at, old, next_cell(old, value), false)
     }
 
     /// Will write `value` into the wait-slot status of `lane` and wake its sleeper.
@@ -553,22 +419,15 @@ impl<'a, P: Platform> Txn<'a, P> {
         self.write(at, |old| next_cell(old, value), true)
     }
 
+    #[inline]
     fn write(&mut self, at: Offset, new: impl Fn(u64) -> u64, wake: bool) -> Result<(), Corrupt> {
-        if let Some(entry) = self.lane.writes.iter_mut().rev().find(|e| e.at == at) {
-            entry.new = new(entry.old);
-            entry.wake |= wake;
+        let writes = &mut self.lane.writes;
+        if let Some(i) = writes.find(at) {
+            writes.change(i, new(writes.old(i)), wake);
             return Ok(());
         }
         let old = self.region.mem().load(at, Ordering::Acquire)?;
-        self.push(Entry { at, wake, old, new: new(old) })
-    }
-
-    fn push(&mut self, entry: Entry) -> Result<(), Corrupt> {
-        if self.lane.writes.len() == lane::MAX_ENTRIES {
-            return Err(Corrupt::new(entry.at, "transaction writes too much"));
-        }
-        self.lane.writes.push(entry);
-        Ok(())
+        writes.push(at, old, new(old), wake)
     }
 
     /// Entries still free in the journal.
@@ -577,66 +436,66 @@ impl<'a, P: Platform> Txn<'a, P> {
         lane::MAX_ENTRIES - self.lane.writes.len()
     }
 
-    /// Steps 4 to 9. `false`: the locks were stolen; nothing happened.
-    fn commit(mut self) -> Result<bool, Corrupt> {
-        if self.lane.writes.is_empty() {
+    /// Steps 4 to 8. `false`: the locks were stolen; nothing happened.
+    fn commit(self) -> Result<bool, Corrupt> {
+        let writes = &self.lane.writes;
+        if writes.len() == 0 {
             return self.end();
         }
         let mem = self.region.mem();
-        let base = self.region.lane(self.lane.id)?;
-        let status = self.journal_at()?;
+        let status = self.base.plus(lane::JOURNAL);
         if mem.load(status, Ordering::Acquire)? != journal(self.seq, ACTIVE) {
             // Robbed already; or reaped, and then the room for entries is another's.
-            self.release()?;
             return Ok(false);
         }
-        for (i, entry) in self.lane.writes.iter().enumerate() {
-            let at = base.plus(lane::JOURNAL_ENTRY).index(i as u64, lane::ENTRY_SIZE);
-            // Release: a late helper of our last transaction that meets one of these sees `ACTIVE` too.
-            mem.store(at, entry.at.0 | u64::from(entry.wake), Ordering::Release)?;
-            mem.store(at.plus(8), entry.old, Ordering::Release)?;
-            mem.store(at.plus(16), entry.new, Ordering::Release)?;
-        }
-        for (i, at) in self.lane.locks.iter().enumerate() {
-            mem.store(base.plus(lane::LOCK).index(i as u64, 8), at.0, Ordering::Release)?;
-        }
-        mem.store(base.plus(lane::ENTRIES), self.lane.writes.len() as u64, Ordering::Release)?;
-        mem.store(base.plus(lane::LOCKS), self.lane.locks.len() as u64, Ordering::Release)?;
+        // Release: a late helper of our last transaction that meets one of these sees `ACTIVE` too.
+        mem.store_words(self.base.plus(lane::JOURNAL_ENTRY), writes.words())?;
+        let held = self.lane.held;
+        let mut head = [writes.len() as u64, held as u64, 0, 0, 0, 0];
+        head[2..2 + held].copy_from_slice(&self.lane.locks[..held]);
+        mem.store_words(self.base.plus(lane::ENTRIES), &head[..2 + held])?;
         if !mem.cas(status, journal(self.seq, ACTIVE), journal(self.seq, COMMITTED))? {
-            self.release()?;
             return Ok(false);
         }
-        for entry in &self.lane.writes {
+        for [at, old, new] in writes.iter() {
             // A failure means that a helper was here.
-            mem.cas(entry.at, entry.old, entry.new)?;
+            mem.cas(Offset(at & !WAKE), *old, *new)?;
         }
-        self.release()?;
-        for entry in self.lane.writes.iter().filter(|e| e.wake) {
-            self.region.wake_status(entry.at)?;
+        if writes.wakes() {
+            self.wake()?;
         }
-        // Over, before the entries can be rewritten. A swap: the journal may not be ours any more.
-        mem.cas(status, journal(self.seq, COMMITTED), journal(self.seq, IDLE))?;
+        self.finish()?;
         Ok(true)
     }
 
-    /// Ends a transaction that writes nothing; `true` if what it read was consistent.
-    fn end(mut self) -> Result<bool, Corrupt> {
-        let status = self.journal_at()?;
-        let whole =
-            self.region.mem().cas(status, journal(self.seq, ACTIVE), journal(self.seq, IDLE))?;
-        self.release()?;
-        Ok(whole)
-    }
-
-    fn release(&mut self) -> Result<(), Corrupt> {
+    /// Step 7. The sleepers run at once, and want the locks: they are freed first, by whom they
+    /// would otherwise see in the middle of a system call.
+    fn wake(&self) -> Result<(), Corrupt> {
         let mine = lock_word(self.seq, self.lane.id);
-        for at in self.lane.locks.iter().rev() {
-            // A failure means that a helper or a thief was here.
-            self.region.mem().cas(*at, mine, 0)?;
+        for at in self.lane.locks[..self.lane.held].iter().rev() {
+            // A failure means that a helper was here.
+            self.region.mem().cas(Offset(*at), mine, 0)?;
+        }
+        for [at, ..] in self.lane.writes.iter().filter(|e| e[0] & WAKE != 0) {
+            self.region.wake_status(Offset(at & !WAKE))?;
         }
         Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests;
+    /// Ends a transaction that writes nothing; `true` if what it read was consistent.
+    #[inline]
+    fn end(self) -> Result<bool, Corrupt> {
+        let status = self.base.plus(lane::JOURNAL);
+        // Acquire: after the reads before, as in `valid`.
+        let whole = self.region.mem().load(status, Ordering::Acquire)? == journal(self.seq, ACTIVE);
+        self.finish()?;
+        Ok(whole)
+    }
+
+    /// Step 8.
+    #[inline]
+    fn finish(&self) -> Result<(), Corrupt> {
+        // Release: who sees it sees what was written; pairs with the load in `Region::stage`.
+        self.region.mem().store(self.base.plus(lane::FINISHED), self.seq, Ordering::Release)
+    }
+}

@@ -120,6 +120,9 @@ macro_rules! forward_mem {
             fn store(&self, at: Offset, value: u64, order: Ordering) -> Result<(), Corrupt> {
                 self.$field.store(at, value, order)
             }
+            fn store_words(&self, at: Offset, words: &[u64]) -> Result<(), Corrupt> {
+                self.$field.store_words(at, words)
+            }
             fn cas(&self, at: Offset, old: u64, new: u64) -> Result<bool, Corrupt> {
                 self.$field.cas(at, old, new)
             }

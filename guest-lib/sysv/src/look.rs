@@ -11,6 +11,7 @@ use vshmem_core::layout::{
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Owner, TaskId};
+pub use vshmem_core::txn::Stage;
 use vshmem_core::txn::lock_holder;
 use vshmem_core::{LaneId, Offset, Platform, Region, wait};
 
@@ -19,17 +20,6 @@ const RECORDS: usize = 256;
 
 /// Semaphores of a set that are looked at.
 const MOST: u32 = 4096;
-
-/// Where a lane's transaction stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Stage {
-    /// Between two.
-    Rest,
-    /// It has locks, and can be robbed of them.
-    Active,
-    /// It is decided, and others can finish it.
-    Committed,
-}
 
 /// What a sleeper waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,15 +75,10 @@ pub fn lanes<P: Platform>(r: &Region<P>) -> Result<Vec<LaneNow>> {
         let id = LaneId(i);
         let Some(owner) = r.lane_owner(id)? else { continue };
         let slot = r.lane(id)?;
-        let journal = r.mem().load(slot.plus(lane::JOURNAL), Ordering::Acquire)?;
-        let stage = match journal & 3 {
-            1 => Stage::Active,
-            2 => Stage::Committed,
-            _ => Stage::Rest,
-        };
+        let (sequence, stage) = r.lane_stage(id)?;
         let waits = r.peek(slot.plus(lane::STATUS))? == wait::WAITING;
         let awaited = if waits { awaited(r, slot) } else { None };
-        all.push(LaneNow { id, owner, sequence: journal >> 2, stage, awaited });
+        all.push(LaneNow { id, owner, sequence, stage, awaited });
     }
     Ok(all)
 }
@@ -206,7 +191,10 @@ pub fn locks<P: Platform>(r: &Region<P>) -> Result<Vec<Lock>> {
     let mut all = Vec::new();
     let mut look = |at: Offset, guards| {
         let word = r.mem().load(at, Ordering::Acquire)?;
-        if let Some((lane, sequence)) = lock_holder(word) {
+        // Nobody clears the word of a step that is over.
+        if let Some((lane, sequence)) = lock_holder(word)
+            && r.is_free(at).is_ok_and(|free| !free)
+        {
             all.push(Lock { guards, lane, sequence });
         }
         Ok::<_, crate::Error>(())

@@ -10,6 +10,7 @@ use vshmem_core::layout::{Table, held, lane, peer, sem as words, task as tasks};
 use vshmem_core::mem::{HeapMem, Mem, Ordering, Park};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, NewTask, Owner};
+use vshmem_core::txn::lock_holder;
 use vshmem_core::{Lane, LaneId, Offset, Region, wait};
 use vshmem_sysv::sem::SemBuf;
 use vshmem_sysv::{Caller, Errno, Error, check, msg, reap, sem, shm};
@@ -118,8 +119,13 @@ impl Scene {
         if (slot.0..slot.0 + lane::STRIDE).contains(&at) {
             return true;
         }
-        // Letting go of a lock that nobody respected any more.
-        if now == 0 && before & 0x7fff == u64::from(self.lane.0) + 1 {
+        // Letting go of a lock that nobody respected any more, or taking one that nobody held for a
+        // transaction that is over, which nobody respects.
+        let (seq, _) = r.lane_stage(self.lane).unwrap();
+        let taken = lock_holder(now).is_some_and(|(lane, taken)| {
+            lane == self.lane && taken < seq && r.is_free(Offset(at)).unwrap()
+        });
+        if taken || now == 0 && before & 0x7fff == u64::from(self.lane.0) + 1 {
             return true;
         }
         let block = r.peek(slot.plus(lane::HELD)).unwrap();

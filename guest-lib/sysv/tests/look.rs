@@ -97,7 +97,7 @@ fn who_is_stopped_with_a_lock_is_seen_with_it() {
         }
         assert_eq!(guarded, [Guarded::Object(Kind::Set, set)]);
         match stage {
-            Stage::Rest => panic!("at rest, and with a lock"),
+            Stage::Over => panic!("at rest, and with a lock"),
             Stage::Active => seen[0] = true,
             Stage::Committed => seen[1] = true,
         }

@@ -344,6 +344,10 @@ impl Mem for Mapping {
         self.mem.store(at, value, order)
     }
     #[inline]
+    fn store_words(&self, at: Offset, words: &[u64]) -> std::result::Result<(), Corrupt> {
+        self.mem.store_words(at, words)
+    }
+    #[inline]
     fn cas(&self, at: Offset, old: u64, new: u64) -> std::result::Result<bool, Corrupt> {
         self.mem.cas(at, old, new)
     }

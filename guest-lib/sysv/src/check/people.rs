@@ -9,6 +9,7 @@ use vshmem_core::arena::Pool;
 use vshmem_core::layout::{self, Table, attach, held, lane, obj, peer, set, task, undo};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Owner;
+use vshmem_core::txn::Stage;
 use vshmem_core::{LaneId, Offset, Platform};
 
 /// Completes what lane `id` has committed; notes a journal that cannot be.
@@ -216,7 +217,7 @@ pub(super) fn lanes<P: Platform>(v: View<'_, P>, part: &mut Part) {
                 part.expect(v, v.word(at) == 0, Fault::Lane, who, at, || {
                     format!("owner {:#x} is nobody", v.word(at))
                 });
-                idle(v, who, at, slot, part);
+                idle(v, LaneId(id), at, slot, part);
             }
             Some(Owner::Task(t)) => {
                 let there = v.r.task(t.index).is_ok_and(|now| now.is_some_and(|n| n.id == t));
@@ -235,7 +236,7 @@ pub(super) fn lanes<P: Platform>(v: View<'_, P>, part: &mut Part) {
                 }
             }
         }
-        if v.word(journal) & 3 == 2 {
+        if v.r.lane_committed(LaneId(id)).unwrap_or(false) {
             // Completed when the look began; now another's business, unless it stays.
             let what = "a committed step is not completed".to_owned();
             part.note(v, Fault::Journal, who, journal, what, &[journal]);
@@ -246,7 +247,8 @@ pub(super) fn lanes<P: Platform>(v: View<'_, P>, part: &mut Part) {
 }
 
 /// A lane of nobody holds nothing and waits for nothing.
-fn idle<P: Platform>(v: View<'_, P>, who: Who, at: Offset, slot: Offset, part: &mut Part) {
+fn idle<P: Platform>(v: View<'_, P>, id: LaneId, at: Offset, slot: Offset, part: &mut Part) {
+    let who = Who::Lane(id.0);
     for (o, what) in [
         (lane::HELD_WHY, "holds something"),
         (lane::SPARE, "keeps a message block"),
@@ -258,7 +260,7 @@ fn idle<P: Platform>(v: View<'_, P>, who: Who, at: Offset, slot: Offset, part: &
         }
     }
     let journal = slot.plus(lane::JOURNAL);
-    if v.word(journal) & 3 == 1 {
+    if v.r.lane_stage(id).is_ok_and(|now| now.1 == Stage::Active) {
         let what = "is nobody's, and a step is under way".to_owned();
         part.note(v, Fault::Journal, who, journal, what, &[at, journal]);
     }
