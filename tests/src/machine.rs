@@ -29,6 +29,18 @@ pub fn facts() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The time in UTC, to the second.
+pub fn time() -> String {
+    let mut date = Command::new("date");
+    first_line(date.args(["-u", "+%Y-%m-%d %H:%M:%S"])).unwrap_or_else(|| "unknown time".into())
+}
+
+/// How many programs ran or waited for a processor, on the mean of the last minute.
+pub fn load() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
 /// How QEMU runs a guest, from its own command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emulator {
