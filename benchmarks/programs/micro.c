@@ -1,50 +1,18 @@
-/* Micro-codes on System V IPC, in plain C: the runner starts the same binary on
- * the kernel and under vshmem.
+/* Micro-codes on System V IPC, and on the bare mechanisms that it is compared
+ * with: the runner starts the same binary on the kernel and under vshmem.
  *
- *     micro NAME COUNT
- *
- * Prints one number per line: nanoseconds of one operation, each the mean of a
- * batch, or of one round trip where two processes take turns. */
-#define _GNU_SOURCE
-#include <errno.h>
+ *     micro NAME[-pinned|-busy] AMOUNT */
+#include "bench.h"
+#include <linux/futex.h>
+#include <mqueue.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <semaphore.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ipc.h>
-#include <sys/mman.h>
-#include <sys/msg.h>
-#include <sys/prctl.h>
-#include <sys/sem.h>
-#include <sys/shm.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-#define BATCH 2000
-
-#define MUST(...)                                                          \
-    ({                                                                     \
-        __typeof__(__VA_ARGS__) must_ = __VA_ARGS__;                       \
-        if ((long)must_ == -1) {                                           \
-            fprintf(stderr, "%s: %s\n", #__VA_ARGS__, strerror(errno));    \
-            exit(1);                                                       \
-        }                                                                  \
-        must_;                                                             \
-    })
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
 static int sem, queue;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 static void add(int n, int by, int flags)
 {
@@ -85,6 +53,32 @@ static void shm_cycle(void)
     MUST(shmctl(id, IPC_RMID, NULL));
 }
 
+/* POSIX message queues; the names go at once. */
+static mqd_t mq[2];
+
+static mqd_t make_mq(int n)
+{
+    char name[64];
+    struct mq_attr attr = { .mq_maxmsg = 10, .mq_msgsize = 64 };
+    snprintf(name, sizeof name, "/bench-%d-%d", getpid(), n);
+    mqd_t made = MUST(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &attr));
+    MUST(mq_unlink(name));
+    return made;
+}
+
+static void make_mqs(void) { mq[0] = make_mq(0), mq[1] = make_mq(1); }
+static void mq_put(int n)
+{
+    char bytes[64] = { 0 };
+    MUST(mq_send(mq[n], bytes, sizeof bytes, 0));
+}
+static void mq_get(int n)
+{
+    char bytes[64];
+    MUST(mq_receive(mq[n], bytes, sizeof bytes, NULL));
+}
+static void mq_pair(void) { mq_put(0), mq_get(0); }
+
 /* In a segment, and in memory of our own. */
 struct objects { sem_t unit, turn[2]; pthread_mutex_t mutex; };
 static struct objects *shared, own;
@@ -100,11 +94,17 @@ static void init(struct objects *o, int pshared)
         sem_init(&o->turn[i], pshared, 0);
 }
 
+static void *segment(size_t bytes)
+{
+    int id = MUST(shmget(IPC_PRIVATE, bytes, IPC_CREAT | 0600));
+    void *at = MUST(shmat(id, NULL, 0));
+    MUST(shmctl(id, IPC_RMID, NULL));
+    return at;
+}
+
 static void make_objects(void)
 {
-    int id = MUST(shmget(IPC_PRIVATE, sizeof *shared, IPC_CREAT | 0600));
-    shared = MUST(shmat(id, NULL, 0));
-    MUST(shmctl(id, IPC_RMID, NULL));
+    shared = segment(sizeof *shared);
     init(shared, PTHREAD_PROCESS_SHARED);
     init(&own, PTHREAD_PROCESS_PRIVATE);
 }
@@ -114,150 +114,223 @@ static void own_unit_pair(void) { sem_post(&own.unit), sem_wait(&own.unit); }
 static void mutex_pair(void) { pthread_mutex_lock(&shared->mutex), pthread_mutex_unlock(&shared->mutex); }
 static void own_mutex_pair(void) { pthread_mutex_lock(&own.mutex), pthread_mutex_unlock(&own.mutex); }
 
-static void batches(void (*operation)(void), long count, long batch)
+/* Bandwidth: half of the bytes go there, half come back; a sample is
+ * nanoseconds per KiB. */
+static void copies(const char *size, int ours)
 {
-    for (long i = 0; i < batch; i++)
-        operation();
-    for (long n = 0; n < count; n++) {
-        double start = now();
-        for (long i = 0; i < batch; i++)
-            operation();
-        printf("%.3f\n", (now() - start) / (double)batch);
-    }
+    size_t bytes = (size_t)(!strcmp(size, "1M") ? 1 : 64) << 20;
+    char *mine = MUST(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    char *there = ours ? segment(bytes)
+        : MUST(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    memset(mine, 1, bytes), memset(there, 1, bytes);
+    double begun = now(), start;
+    do {
+        start = now();
+        long rounds = 0;
+        do {
+            memcpy(there, mine, bytes);
+            memcpy(mine, there, bytes);
+            rounds++;
+        } while (now() - start < LEAST);
+        printf("%.4f\n", (now() - start) / (double)(2 * rounds) / (double)(bytes / 1024));
+    } while (now() - begun < slice);
 }
 
 static void sem_give(int side) { add(!side, 1, 0); }
 static void sem_take(int side) { add(side, -1, 0); }
 static void msg_give(int side) { put(1 + !side); }
 static void msg_take(int side) { get(1 + side); }
-
 static void unit_give(int side) { sem_post(&shared->turn[!side]); }
 static void unit_take(int side) { MUST(sem_wait(&shared->turn[side])); }
+static void mq_give(int side) { mq_put(!side); }
+static void mq_take(int side) { mq_get(side); }
 
-static int pinned;
+/* The bare mechanisms: a futex, and a word that is watched. */
+static struct { _Alignas(128) _Atomic uint32_t word; } *words;
 
-/* The nth processor that we may use, so that two processes really run at once;
- * with one processor they share it. */
-static void pin(int n)
+static void spin_give(int side) { words[!side].word = 1; }
+static void spin_take(int side)
 {
-    if (!pinned)
-        return;
-    cpu_set_t all, one;
-    MUST(sched_getaffinity(0, sizeof all, &all));
-    n %= CPU_COUNT(&all);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &all) && n-- == 0) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            sched_setaffinity(0, sizeof one, &one);
-        }
+    while (!words[side].word)
+        ;
+    words[side].word = 0;
+}
+static void futex_give(int side)
+{
+    words[!side].word = 1;
+    MUST(syscall(SYS_futex, &words[!side].word, FUTEX_WAKE, 1, NULL, NULL, 0));
+}
+static void futex_take(int side)
+{
+    while (!words[side].word)
+        if (syscall(SYS_futex, &words[side].word, FUTEX_WAIT, 0, NULL, NULL, 0) == -1 && errno != EAGAIN)
+            exit(1);
+    words[side].word = 0;
 }
 
-/* Two processes take turns. */
-static void turns(void (*give)(int), void (*take)(int), long count)
+static int ends[2];
+
+static void make_tcp(void)
 {
-    pid_t child = MUST(fork());
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof at;
+    int one = 1, listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(bind(listener, (struct sockaddr *)&at, size));
+    MUST(listen(listener, 1));
+    MUST(getsockname(listener, (struct sockaddr *)&at, &size));
+    ends[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(ends[0], (struct sockaddr *)&at, size));
+    ends[1] = MUST(accept(listener, NULL, NULL));
+    for (int i = 0; i < 2; i++)
+        MUST(setsockopt(ends[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one));
+    MUST(close(listener));
+}
+static void tcp_give(int side) { MUST(write(ends[side], "", 1)); }
+static void tcp_take(int side)
+{
+    char byte;
+    if (read(ends[side], &byte, 1) != 1)
+        exit(1);
+}
+
+/* Enough for the 99.9th percentile, and not too much to print. */
+#define TURNS 50000
+
+/* Two processes take turns. */
+static void turns(void (*give)(int), void (*take)(int))
+{
+    _Atomic int *stop = shared_page(4096);
+    pid_t other = child();
+    if (other == 0) {
         pin(1);
-        for (long i = 0; i < count + 100; i++)
-            take(1), give(1);
-        _exit(0);
+        for (;;) {
+            take(1);
+            if (*stop)
+                _exit(0);
+            give(1);
+        }
     }
     pin(0);
-    for (long i = 0; i < 100; i++)
+    static double took[TURNS];
+    long count = 0, wanted = times ? times : TURNS;
+    for (int i = 0; !times && i < 100; i++)
         give(0), take(0);
-    double *took = MUST(mmap(NULL, (size_t)count * sizeof *took, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
-    double before = now();
-    for (long i = 0; i < count; i++) {
+    memset(took, 0, sizeof took);
+    double begun = now(), before = begun;
+    while (count < wanted && (times || before - begun < slice)) {
         give(0), take(0);
         double after = now();
-        took[i] = after - before;
+        took[count++ % TURNS] = after - before;
         before = after;
     }
-    waitpid(child, NULL, 0);
-    for (long i = 0; i < count; i++)
-        printf("%.1f\n", took[i]);
+    *stop = 1;
+    give(0);
+    ended(other);
+    for (long i = 0; !times && i < count; i++)
+        printf("%.0f\n", took[i]);
+}
+
+/* Somebody else keeps one processor busy, and the scheduler finds out. */
+static void busy(void)
+{
+    pid_t other = child();
+    if (other == 0)
+        for (volatile long n = 0;; n++)
+            ;
 }
 
 /* One sends, the other receives; each batch is what the receiver saw. */
-static void stream(long count)
+static void stream(void)
 {
-    pid_t child = MUST(fork());
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pid_t other = child();
+    if (other == 0) {
+        struct text m = { .mtype = 1 };
         pin(1);
-        for (long i = 0; i < (count + 1) * BATCH; i++)
-            put(1);
-        _exit(0);
+        while (msgsnd(queue, &m, sizeof m.bytes, 0) == 0)
+            ;
+        /* Its end is that of the queue. */
+        _exit(errno == EIDRM || errno == EINVAL ? 0 : 1);
     }
     pin(0);
-    for (long n = 0; n <= count; n++) {
-        double start = now();
-        for (long i = 0; i < BATCH; i++)
+    for (long i = 0; i < 1000; i++)
+        get(0);
+    double begun = now(), start;
+    do {
+        start = now();
+        for (int i = 0; i < 1000; i++)
             get(0);
-        if (n > 0)
-            printf("%.3f\n", (now() - start) / BATCH);
-    }
-    waitpid(child, NULL, 0);
+        printf("%.3f\n", (now() - start) / 1000);
+    } while (now() - begun < slice);
+    MUST(msgctl(queue, IPC_RMID, NULL));
+    ended(other);
 }
 
-static void remove_all(void)
+static const struct { const char *name; void (*code)(void); } PAIRS[] = {
+    { "sem-pair", sem_pair },
+    { "sem-undo-pair", sem_undo_pair },
+    { "sem-multi", sem_multi },
+    { "sem-read", sem_read },
+    { "msg-pair", msg_pair },
+    { "msg-type-pair", msg_type_pair },
+    { "mq-pair", mq_pair },
+    { "shm-cycle", shm_cycle },
+    { "unit-pair", unit_pair },
+    { "own-unit-pair", own_unit_pair },
+    { "mutex-pair", mutex_pair },
+    { "own-mutex-pair", own_mutex_pair },
+};
+
+static const struct { const char *name; void (*give)(int), (*take)(int); } TURN[] = {
+    { "sem-turns", sem_give, sem_take },
+    { "msg-turns", msg_give, msg_take },
+    { "mq-turns", mq_give, mq_take },
+    { "unit-turns", unit_give, unit_take },
+    { "futex-turns", futex_give, futex_take },
+    { "spin-turns", spin_give, spin_take },
+    { "tcp-turns", tcp_give, tcp_take },
+};
+
+static int go(const char *name)
 {
-    semctl(sem, 0, IPC_RMID);
-    msgctl(queue, IPC_RMID, NULL);
+    for (size_t i = 0; i < sizeof PAIRS / sizeof *PAIRS; i++)
+        if (!strcmp(name, PAIRS[i].name))
+            return batches(PAIRS[i].code), 0;
+    for (size_t i = 0; i < sizeof TURN / sizeof *TURN; i++)
+        if (!strcmp(name, TURN[i].name))
+            return turns(TURN[i].give, TURN[i].take), 0;
+    if (!strcmp(name, "msg-stream"))
+        return stream(), 0;
+    if (!strncmp(name, "copy-", 5))
+        return copies(name + 5, 1), 0;
+    if (!strncmp(name, "own-copy-", 9))
+        return copies(name + 9, 0), 0;
+    fprintf(stderr, "micro: there is no '%s'\n", name);
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
     if (argc != 3) {
-        fprintf(stderr, "usage: micro NAME[-pinned] COUNT\n");
+        fprintf(stderr, "usage: micro NAME[-pinned|-busy] AMOUNT\n");
         return 2;
     }
-    char *name = argv[1], *rest = strstr(argv[1], "-pinned");
-    long count = atol(argv[2]);
-    if (rest)
-        *rest = 0, pinned = 1;
+    char *name = argv[1], *last = strrchr(name, '-');
+    amount(argv[2]);
     alarm(120);
+    if (last && !strcmp(last, "-pinned"))
+        *last = 0, pinned = 1;
+    else if (last && !strcmp(last, "-busy"))
+        *last = 0, busy();
     sem = MUST(semget(IPC_PRIVATE, 2, IPC_CREAT | 0600));
     queue = MUST(msgget(IPC_PRIVATE, IPC_CREAT | 0600));
+    words = shared_page(4096);
     make_objects();
-    if (!strcmp(name, "sem-pair"))
-        batches(sem_pair, count, BATCH);
-    else if (!strcmp(name, "sem-undo-pair"))
-        batches(sem_undo_pair, count, BATCH);
-    else if (!strcmp(name, "sem-multi"))
-        batches(sem_multi, count, BATCH);
-    else if (!strcmp(name, "sem-read"))
-        batches(sem_read, count, BATCH);
-    else if (!strcmp(name, "msg-pair"))
-        batches(msg_pair, count, BATCH);
-    else if (!strcmp(name, "msg-type-pair"))
-        batches(msg_type_pair, count, BATCH);
-    else if (!strcmp(name, "shm-cycle"))
-        batches(shm_cycle, count, 50);
-    else if (!strcmp(name, "unit-pair"))
-        batches(unit_pair, count, BATCH);
-    else if (!strcmp(name, "own-unit-pair"))
-        batches(own_unit_pair, count, BATCH);
-    else if (!strcmp(name, "mutex-pair"))
-        batches(mutex_pair, count, BATCH);
-    else if (!strcmp(name, "own-mutex-pair"))
-        batches(own_mutex_pair, count, BATCH);
-    else if (!strcmp(name, "unit-turns"))
-        turns(unit_give, unit_take, count);
-    else if (!strcmp(name, "sem-turns"))
-        turns(sem_give, sem_take, count);
-    else if (!strcmp(name, "msg-turns"))
-        turns(msg_give, msg_take, count);
-    else if (!strcmp(name, "msg-stream"))
-        stream(count);
-    else {
-        fprintf(stderr, "micro: there is no '%s'\n", name);
-        remove_all();
-        return 2;
-    }
-    remove_all();
-    return 0;
+    if (!strncmp(name, "mq-", 3))
+        make_mqs();
+    if (!strncmp(name, "tcp-", 4))
+        make_tcp();
+    int status = go(name);
+    semctl(sem, 0, IPC_RMID);
+    msgctl(queue, IPC_RMID, NULL);
+    return status;
 }

@@ -1,38 +1,17 @@
 /* What the preload costs a program that has no use for it, in plain C: the
  * runner starts the same binary with and without.
  *
- *     tax NAME COUNT
+ *     tax NAME AMOUNT [attached]
  *
- * Prints one number per line: nanoseconds of one operation, each the mean of a
- * batch. With VSHMEM_TAX_ATTACHED set the program makes a semaphore set first,
- * so that it is a user of System V IPC while it does the rest. */
-#define _GNU_SOURCE
-#include <errno.h>
+ * An attached one makes a semaphore set first, so that it is a user of System V
+ * IPC while it does the rest. */
+#include "bench.h"
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <spawn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ipc.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/sem.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#define MUST(...)                                                          \
-    ({                                                                     \
-        __typeof__(__VA_ARGS__) must_ = __VA_ARGS__;                       \
-        if ((long)must_ == -1) {                                           \
-            fprintf(stderr, "%s: %s\n", #__VA_ARGS__, strerror(errno));    \
-            exit(1);                                                       \
-        }                                                                  \
-        must_;                                                             \
-    })
 #define ZERO(...)                                                          \
     do {                                                                   \
         int must_ = __VA_ARGS__;                                           \
@@ -43,13 +22,6 @@
     } while (0)
 
 extern char **environ;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 static double seconds(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec / 1e6; }
 
@@ -64,39 +36,30 @@ static double spent(void)
                   seconds(children.ru_stime));
 }
 
-static void ended_well(pid_t child)
-{
-    int status;
-    if (MUST(waitpid(child, &status, 0)) != child || status != 0) {
-        fprintf(stderr, "a child ended with %#x\n", status);
-        exit(1);
-    }
-}
-
 /* A whole small program: loader, start, end. */
 static void start(void)
 {
     static char name[] = "/bin/true";
     char *arguments[] = { name, NULL };
-    pid_t child;
-    ZERO(posix_spawn(&child, name, NULL, NULL, arguments, environ));
-    ended_well(child);
+    pid_t pid;
+    ZERO(posix_spawn(&pid, name, NULL, NULL, arguments, environ));
+    ended(pid);
 }
 
 static void forks(void)
 {
-    pid_t child = MUST(fork());
-    if (child == 0)
+    pid_t pid = MUST(fork());
+    if (pid == 0)
         _exit(0);
-    ended_well(child);
+    ended(pid);
 }
 
 static void vforks(void)
 {
-    pid_t child = MUST(vfork());
-    if (child == 0)
+    pid_t pid = MUST(vfork());
+    if (pid == 0)
         _exit(0);
-    ended_well(child);
+    ended(pid);
 }
 
 /* An exec that fails: what it costs before the kernel has it. */
@@ -228,28 +191,33 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    int count = argc == 3 ? atoi(argv[2]) : 0;
-    int set = -1;
+    int attached = argc == 4 && !strcmp(argv[3], "attached"), set = -1;
+    if (argc != 3 && !attached) {
+        fprintf(stderr, "usage: tax NAME AMOUNT [attached]\n");
+        return 2;
+    }
+    amount(argv[2]);
     alarm(120);
-    if (count > 0 && getenv("VSHMEM_TAX_ATTACHED") != NULL) {
+    if (attached) {
         struct sembuf op = { 0, 1, 0 };
         set = MUST(semget(IPC_PRIVATE, 1, IPC_CREAT | 0600));
         MUST(semop(set, &op, 1));
     }
-    for (size_t i = 0; count > 0 && i < sizeof CODES / sizeof CODES[0]; i++) {
+    for (size_t i = 0; i < sizeof CODES / sizeof CODES[0]; i++) {
         if (strcmp(argv[1], CODES[i].name) != 0)
             continue;
         CODES[i].code();
-        for (int n = 0; n < count; n++) {
-            double began = CODES[i].clock();
+        double begun = now();
+        do {
+            double start = CODES[i].clock();
             for (int b = 0; b < CODES[i].batch; b++)
                 CODES[i].code();
-            printf("%.1f\n", (CODES[i].clock() - began) / CODES[i].batch);
-        }
+            printf("%.1f\n", (CODES[i].clock() - start) / CODES[i].batch);
+        } while (now() - begun < slice);
         if (set != -1)
             MUST(semctl(set, 0, IPC_RMID));
         return 0;
     }
-    fprintf(stderr, "usage: tax NAME COUNT\n");
+    fprintf(stderr, "tax: there is no '%s'\n", argv[1]);
     return 2;
 }

@@ -1,261 +1,174 @@
-//! Measures vshmem beside the kernel's own System V IPC.
+//! Measures vshmem beside the kernel's own IPC, and beside the bare mechanisms
+//! that either is made of.
 //!
-//! One C program, `programs/micro.c`, runs on both sides in turns, so that a
-//! disturbance of the machine meets both; every sample of every round goes into
-//! one histogram per side. Ratios compare; absolute figures belong to the
-//! machine that is printed with them.
+//! A row is two sides: one C program on the kernel and on vshmem, or two codes
+//! of one. The sides take turns until the row's time is over, so that a
+//! disturbance of the machine meets both, and each pair of turns gives a ratio.
+//! Ratios compare; absolute figures belong to the machine that is printed with
+//! them.
 
-mod table;
-mod tax;
+mod place;
+mod report;
+mod row;
+mod rows;
+mod run;
+mod stats;
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
-use hdrhistogram::Histogram;
-use vshmem_tests::session::Session;
-use vshmem_tests::{build, machine, run::run};
+use anyhow::{Context, Result};
+use clap::Parser;
+use vshmem_tests::{build, machine};
 
-use crate::table::Row;
+use crate::place::Place;
+use crate::report::compare::{Change, changes};
+use crate::report::json::{FORMAT, Target};
+use crate::report::{Outcome, Report, compare, json, plot, table};
+use crate::row::{How, Row};
+use crate::run::{Bound, Side, alone, in_turns};
 
-/// Measures vshmem beside the kernel's own System V IPC.
+/// Measures vshmem beside the kernel's own IPC.
 #[derive(Parser)]
 #[command(name = "vshmem-bench")]
 struct Options {
-    /// Run only what has this in its name
-    filter: Option<String>,
-    /// Run only this suite
+    /// Only these: a group, a row, a part of rows' names, or `budget` for all that have a goal
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// List groups and rows, measure nothing
     #[arg(long)]
-    only: Option<Suite>,
-    /// How often each side runs [default: 5; tax: 15]
+    list: bool,
+    /// A look at everything: half a second for each row, and rougher figures
     #[arg(long)]
-    rounds: Option<u32>,
-    /// Print JSON instead of the table
-    #[arg(long)]
-    json: bool,
-    /// Fail when a figure misses its bound
+    quick: bool,
+    /// How long a row is measured [default: 4; --quick: 0.5]
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Where the figures go [default: in target/bench, named after the time]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the plots go [default: beside the figures, with .plots]
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// Say what changed since this earlier --json
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Fail when a row misses its goal, or with --compare when one became worse
     #[arg(long)]
     check: bool,
-    /// Measure the kernel alone
-    #[arg(long)]
-    kernel_only: bool,
 }
 
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Suite {
-    /// The calls of System V IPC, beside the kernel's
-    Ipc,
-    /// What the preload costs programs that do something else
-    Tax,
-}
-
-/// One micro-code.
-struct Micro {
-    name: &'static str,
-    about: &'static str,
-    /// Batches, or turns, of a round.
-    count: u32,
-    /// The most that our median may be, in nanoseconds, on the machine that the
-    /// bound was set on; none where there is no such promise.
-    bound: Option<f64>,
-}
-
-const MICROS: &[Micro] = &[
-    Micro { name: "sem-pair", about: "semop +1, -1, uncontended", count: 100, bound: Some(150.0) },
-    Micro { name: "sem-undo-pair", about: "the same with SEM_UNDO", count: 100, bound: None },
-    Micro { name: "sem-multi", about: "semop of four operations", count: 100, bound: None },
-    Micro { name: "sem-read", about: "semctl GETVAL", count: 100, bound: None },
-    Micro { name: "msg-pair", about: "msgsnd, msgrcv of 64 bytes", count: 100, bound: None },
-    Micro { name: "msg-type-pair", about: "the same by type", count: 100, bound: None },
-    Micro {
-        name: "msg-stream",
-        about: "64 bytes, one sender, one receiver",
-        count: 50,
-        bound: None,
-    },
-    Micro {
-        name: "shm-cycle",
-        about: "shmget, shmat, touch, shmdt, remove",
-        count: 40,
-        bound: None,
-    },
-    Micro { name: "sem-turns", about: "semop ping-pong, both running", count: 5000, bound: None },
-    Micro {
-        name: "sem-turns-pinned",
-        about: "the same, each on a processor",
-        count: 5000,
-        bound: None,
-    },
-    Micro {
-        name: "sem-turns-pinned-asleep",
-        about: "the same, VSHMEM_SPIN=0",
-        count: 5000,
-        bound: None,
-    },
-    Micro { name: "msg-turns", about: "message ping-pong, both running", count: 5000, bound: None },
-    Micro {
-        name: "msg-turns-pinned",
-        about: "the same, each on a processor",
-        count: 5000,
-        bound: None,
-    },
-    Micro {
-        name: "msg-turns-pinned-asleep",
-        about: "the same, VSHMEM_SPIN=0",
-        count: 5000,
-        bound: None,
-    },
-    Micro { name: "unit-pair", about: "sem_post, sem_wait in a segment", count: 100, bound: None },
-    Micro { name: "mutex-pair", about: "lock, unlock of a mutex there", count: 100, bound: None },
-    Micro {
-        name: "own-unit-pair",
-        about: "sem_post, sem_wait in own memory",
-        count: 100,
-        bound: None,
-    },
-    Micro { name: "own-mutex-pair", about: "lock, unlock there", count: 100, bound: None },
-    Micro {
-        name: "unit-turns-pinned",
-        about: "sem_t ping-pong, each on a processor",
-        count: 5000,
-        bound: None,
-    },
-    Micro {
-        name: "unit-turns-pinned-asleep",
-        about: "the same, VSHMEM_SPIN=0",
-        count: 5000,
-        bound: None,
-    },
-    Micro {
-        name: "sem-pair-trapped",
-        about: "sem-pair, linked statically",
-        count: 10,
-        bound: None,
-    },
-    Micro {
-        name: "msg-pair-trapped",
-        about: "msg-pair, linked statically",
-        count: 10,
-        bound: None,
-    },
-    Micro {
-        name: "shm-cycle-trapped",
-        about: "shm-cycle, linked statically",
-        count: 10,
-        bound: None,
-    },
-    Micro {
-        name: "sem-turns-trapped",
-        about: "sem-turns, linked statically",
-        count: 2000,
-        bound: None,
-    },
-];
-
-/// What is added to the name of a micro-code that is linked statically, so that its calls are
-/// trapped.
-const TRAPPED: &str = "-trapped";
-
-/// What is added to the name of a micro-code whose waits shall not spin. The
-/// kernel's never do.
-const ASLEEP: &str = "-asleep";
-
-/// How often each side runs unless told.
-const ROUNDS: u32 = 5;
-
-const WATCHDOG: Duration = Duration::from_secs(130);
-
-/// Picoseconds: a histogram counts whole numbers, and half a nanosecond shows.
-const SCALE: f64 = 1000.0;
-
-fn sample(command: &mut Command, micro: &Micro, into: &mut Histogram<u64>) -> Result<()> {
-    let code = micro.name.strip_suffix(ASLEEP);
-    if code.is_some() {
-        command.env("VSHMEM_SPIN", "0");
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    match number {
+        n if (0.01..=3600.0).contains(&n) => Ok(Duration::from_secs_f64(n)),
+        _ => Err("a row takes from 0.01 to 3600 seconds".into()),
     }
-    let code = code.unwrap_or(micro.name);
-    let code = code.strip_suffix(TRAPPED).unwrap_or(code);
-    for nanoseconds in samples(command.args([code, &micro.count.to_string()]))? {
-        into.record((nanoseconds * SCALE) as u64)?;
+}
+
+impl Options {
+    fn bound(&self) -> Bound {
+        let (time, slice) = if self.quick { (500, 20) } else { (4000, 100) };
+        let time = self.seconds.unwrap_or(Duration::from_millis(time));
+        Bound { time, slice: Duration::from_millis(slice).min(time) }
     }
-    Ok(())
+
+    /// Where the figures go.
+    fn target(&self) -> Result<Target> {
+        let own = || -> PathBuf {
+            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+            let name = format!("{}.json", machine::time().replace([' ', ':'], "-"));
+            build::root().join(target).join("bench").join(name)
+        };
+        Target::new(&self.json.clone().unwrap_or_else(own))
+    }
 }
 
-/// What a measuring program prints: a number per line.
-fn samples(command: &mut Command) -> Result<Vec<f64>> {
-    let outcome = run(command, WATCHDOG)?;
-    ensure!(outcome.good(), "{command:?} ended with {}: {}", outcome.end, outcome.stderr);
-    let number = |line: &str| line.parse().with_context(|| format!("{command:?}: '{line}'"));
-    outcome.stdout.lines().map(number).collect()
+fn measure(place: &Place, row: &Row, bound: Bound) -> Result<Outcome> {
+    let bound = bound.times(row.patience);
+    let turn = |turn: run::Turn| {
+        let base = row.base.as_ref().filter(|_| turn.side == Side::Base);
+        match &base.unwrap_or(&row.ours).how {
+            How::Program(program) => place.measure(program, turn.slice),
+            How::Code(code) => code(place, turn),
+        }
+    };
+    let found = if row.base.is_some() { in_turns(bound, turn) } else { alone(bound, turn) };
+    Ok(Outcome::new(row, &found.with_context(|| row.name.clone())?))
 }
 
-fn measure(
-    program: &Path,
-    session: Option<&Session>,
-    options: &Options,
-    micro: &'static Micro,
-) -> Result<Row> {
-    let empty = || Histogram::<u64>::new(3);
-    let (mut kernel, mut ours) = (empty()?, empty()?);
-    for _ in 0..options.rounds.unwrap_or(ROUNDS) {
-        sample(&mut Command::new(program), micro, &mut kernel)?;
-        if let Some(session) = session {
-            sample(&mut session.run(None, program), micro, &mut ours)?;
+/// Groups with their rows.
+fn list(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for (group, about) in rows::GROUPS {
+        let mut own = rows.iter().filter(|row| row.group == *group).peekable();
+        if own.peek().is_some() {
+            text += &format!("{group}: {about}\n");
+        }
+        for row in own {
+            let goal = if row.goal.is_some() { " (goal)" } else { "" };
+            text += &format!("  {:25} {}{goal}\n", row.name, row.about);
         }
     }
-    Ok(Row::new(micro, &kernel, session.map(|_| &ours)))
+    text
 }
 
-/// Measures the calls; whether all bounds were kept, or none if no name fits.
-fn ipc(options: &Options, folder: &Path) -> Result<Option<bool>> {
-    let source = build::root().join("benchmarks/programs/micro.c");
-    let program = build::compile(&source, folder)?;
-    let apart = tempfile::tempdir()?;
-    let trapped = build::compile_static(&source, apart.path())?;
-    let session = if options.kernel_only { None } else { Some(Session::new()?) };
-    let filter = options.filter.as_deref().unwrap_or("");
-    let mut rows = Vec::new();
-    for micro in MICROS.iter().filter(|m| m.name.contains(filter)) {
-        eprintln!("measuring {}", micro.name);
-        let program = if micro.name.ends_with(TRAPPED) { &trapped } else { &program };
-        rows.push(measure(program, session.as_ref(), options, micro)?);
+/// All rows, each printed as soon as it is there.
+fn measure_all(options: &Options, rows: &[Row], out: &mut impl Write) -> Result<Report> {
+    let mut facts: Vec<(String, String)> =
+        machine::facts().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    facts.push(("time".into(), machine::time()));
+    let before = machine::load();
+    for (name, value) in &facts {
+        writeln!(out, "{name:8} {value}")?;
     }
-    if rows.is_empty() {
-        return Ok(None);
+    if let Some(load) = before {
+        writeln!(out, "load     {load}")?;
     }
-    if options.json {
-        println!("{}", table::json(&rows, &machine::facts()));
-    } else {
-        print!("{}", table::text(&rows));
+    let place = Place::new()?;
+    writeln!(out, "\n{}", table::heading())?;
+    let mut results = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        eprintln!("measuring {} ({} of {})", row.name, i + 1, rows.len());
+        let outcome = measure(&place, row, options.bound())?;
+        writeln!(out, "{}", table::line(&outcome))?;
+        out.flush()?;
+        results.push(outcome);
     }
-    let late: Vec<_> = rows.iter().filter(|r| r.misses()).map(|r| r.name).collect();
-    if !late.is_empty() {
-        eprintln!("over their bound: {}", late.join(", "));
-    }
-    Ok(Some(late.is_empty()))
+    write!(out, "{}", table::footnote(&results))?;
+    let load = (before, machine::load());
+    Ok(Report { format: FORMAT, machine: facts, load, quick: options.quick, results })
 }
 
+/// Whether everything is as it shall be.
 fn bench(options: &Options) -> Result<bool> {
-    let folder = tempfile::tempdir()?;
-    if !options.json {
-        for (name, value) in machine::facts() {
-            println!("{name:8} {value}");
-        }
-        println!();
+    let mut out = std::io::stdout().lock();
+    let rows = rows::chosen(&options.only)?;
+    if options.list {
+        write!(out, "{}", list(&rows))?;
+        return Ok(true);
     }
-    let wanted = |suite| options.only.is_none_or(|only| only == suite);
-    let mut kept = Vec::new();
-    if wanted(Suite::Ipc) {
-        kept.extend(ipc(options, folder.path())?);
+    // What can be wrong is wrong before minutes of measuring.
+    let then = options.compare.as_deref().map(json::read).transpose()?;
+    let target = options.target()?;
+    let plots = options.plots.clone().unwrap_or_else(|| target.path().with_extension("plots"));
+    std::fs::create_dir_all(&plots).with_context(|| format!("cannot write {}", plots.display()))?;
+
+    let report = measure_all(options, &rows, &mut out)?;
+    let missed = table::missed(&report.results);
+    write!(out, "{missed}")?;
+    let mut good = missed.is_empty();
+    if let Some(then) = &then {
+        write!(out, "{}", compare::text(then, &report))?;
+        good &= changes(then, &report).iter().all(|(_, change)| *change != Some(Change::Worse));
     }
-    if wanted(Suite::Tax) && !options.kernel_only {
-        kept.extend(tax::bench(options, folder.path())?);
-    }
-    ensure!(!kept.is_empty(), "nothing that can be measured has that in its name");
-    Ok(!options.check || kept.iter().all(|good| *good))
+    plot::write(&report, &plots)?;
+    let path = target.path().to_owned();
+    target.write(&report)?;
+    eprintln!("figures: {}\nplots: {}", path.display(), plots.display());
+    Ok(good || !options.check)
 }
 
 fn main() -> ExitCode {
