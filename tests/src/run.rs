@@ -17,7 +17,8 @@ pub struct Outcome {
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
-    /// How it ended, in words that compare: `exit 0`, `signal 9`, `timeout`.
+    /// How it ended, in words that compare: `exit 0`, `signal 9 (SIGKILL)`,
+    /// `timeout`.
     pub end: String,
 }
 
@@ -32,7 +33,10 @@ impl Outcome {
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
+        // Whether there is a core is the machine's affair.
+        (None, Some(_)) => {
+            status.to_string().trim_end_matches(" (core dumped)").replacen("signal: ", "signal ", 1)
+        }
         (None, None) => "unknown".into(),
     }
 }

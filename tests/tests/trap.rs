@@ -190,9 +190,11 @@ fn threads_that_use_the_bare_instruction_and_are_signalled_all_the_while_count_e
 #[test]
 fn a_program_ends_as_it_would_alone_and_its_supervisor_with_it() -> Result<()> {
     let world = World::new()?;
-    for (arguments, end) in
-        [(["exit", "0"], "exit 0"), (["exit", "7"], "exit 7"), (["die", "15"], "signal 15")]
-    {
+    for (arguments, end) in [
+        (["exit", "0"], "exit 0"),
+        (["exit", "7"], "exit 7"),
+        (["die", "15"], "signal 15 (SIGTERM)"),
+    ] {
         let got = world.run(&arguments)?;
         ensure!(got.end == end && got.stderr.is_empty(), "{}: {}", got.end, got.stderr);
     }
