@@ -6,6 +6,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod failures;
 mod fuzz;
 mod packages;
 mod soak;

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::failures;
+
 /// How many tests passed, failed and were skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
@@ -74,7 +76,11 @@ pub fn single(command: &mut Command) -> Result<Count> {
         .status()
         .with_context(|| format!("cannot start {command:?}"))?;
     eprintln!("  {status} after {:.1} s", started.elapsed().as_secs_f64());
-    Ok(if status.success() { Count::PASSED } else { Count::FAILED })
+    if status.success() {
+        return Ok(Count::PASSED);
+    }
+    failures::add(format!("{}: {status}", shown(command)));
+    Ok(Count::FAILED)
 }
 
 /// Runs tests in libtest's format, passes their output on, and counts them. A
@@ -91,21 +97,25 @@ pub fn libtest(command: &mut Command) -> Result<Count> {
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
     let output = child.stdout.take().context("the child has no output")?;
-    let mut count = Count::default();
+    let (mut count, mut failed) = (Count::default(), failures::Reader::default());
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         eprintln!("{line}");
+        failed.line(&line);
         if let Some(more) = result_line(&line) {
             count += more;
         }
     }
+    failed.end().into_iter().for_each(failures::add);
     let status = child.wait()?;
-    if !status.success() && count.failed == 0 {
-        eprintln!("error: {status}, and no test is named: counted as one failure");
-        count += Count::FAILED;
-    }
-    if count == Count::default() {
-        eprintln!("error: no test ran: counted as one failure");
+    let unnamed = if !status.success() && count.failed == 0 {
+        Some(format!("{status}, and no test is named"))
+    } else {
+        (count == Count::default()).then(|| "no test ran".to_owned())
+    };
+    if let Some(what) = unnamed {
+        eprintln!("error: {what}: counted as one failure");
+        failures::add(format!("{}: {what}", shown(command)));
         count += Count::FAILED;
     }
     Ok(count)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::failures;
 use crate::stage::Count;
 use crate::stages::{STAGES, Stage};
 
@@ -28,6 +29,7 @@ fn timed(stage: &Stage) -> (Count, Duration) {
     // A stage that cannot run is a failure, and the others still run.
     let count = (stage.run)().unwrap_or_else(|error| {
         eprintln!("error: {}: {error:#}", stage.name);
+        failures::add(format!("{error:#}"));
         Count::FAILED
     });
     (count, started.elapsed())
@@ -53,7 +55,7 @@ pub fn test(options: &Options) -> Result<bool> {
         }
     }
     let mut total = Count::default();
-    let mut lines = Vec::new();
+    let (mut lines, mut failed) = (Vec::new(), Vec::new());
     for stage in STAGES {
         let named = options.skip.iter().any(|n| n == stage.name);
         let other = !options.only.is_empty() && !options.only.iter().any(|n| n == stage.name);
@@ -65,6 +67,10 @@ pub fn test(options: &Options) -> Result<bool> {
         let (count, time) = timed(stage);
         total += count;
         lines.push(format!("{:12} {:6.1} s  {count}", stage.name, time.as_secs_f64()));
+        failed.extend(failures::take().into_iter().map(|text| format!("{}: {text}", stage.name)));
+    }
+    for text in failed {
+        eprintln!("\nfailed in {text}");
     }
     eprintln!();
     for line in lines {
