@@ -1,7 +1,9 @@
 /* Micro-codes on System V IPC, and on the bare mechanisms that it is compared
  * with: the runner starts the same binary on the kernel and under vshmem.
  *
- *     micro NAME[-pinned|-busy] AMOUNT */
+ *     micro NAME[-switches][-pinned|-busy] AMOUNT
+ *
+ * -switches: not the time of a turn, but how often both sides went to sleep. */
 #include "bench.h"
 #include <linux/futex.h>
 #include <mqueue.h>
@@ -9,6 +11,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -193,6 +196,15 @@ static void tcp_take(int side)
         exit(1);
 }
 
+static int switches;
+
+static long slept(int who)
+{
+    struct rusage usage;
+    MUST(getrusage(who, &usage));
+    return usage.ru_nvcsw;
+}
+
 /* Enough for the 99.9th percentile, and not too much to print. */
 #define TURNS 50000
 
@@ -212,8 +224,9 @@ static void turns(void (*give)(int), void (*take)(int))
     }
     pin(0);
     static double took[TURNS];
-    long count = 0, wanted = times ? times : TURNS;
-    for (int i = 0; !times && i < 100; i++)
+    long count = 0, wanted = times ? times : TURNS, before_all = slept(RUSAGE_SELF);
+    int warm = times ? 0 : 100;
+    for (int i = 0; i < warm; i++)
         give(0), take(0);
     memset(took, 0, sizeof took);
     double begun = now(), before = begun;
@@ -223,10 +236,13 @@ static void turns(void (*give)(int), void (*take)(int))
         took[count++ % TURNS] = after - before;
         before = after;
     }
+    long asleep = slept(RUSAGE_SELF) - before_all;
     *stop = 1;
     give(0);
     ended(other);
-    for (long i = 0; !times && i < count; i++)
+    if (switches)
+        printf("%.4f\n", (double)(asleep + slept(RUSAGE_CHILDREN)) / (double)(count + warm));
+    for (long i = 0; !times && !switches && i < count; i++)
         printf("%.0f\n", took[i]);
 }
 
@@ -311,7 +327,7 @@ static int go(const char *name)
 int main(int argc, char **argv)
 {
     if (argc != 3) {
-        fprintf(stderr, "usage: micro NAME[-pinned|-busy] AMOUNT\n");
+        fprintf(stderr, "usage: micro NAME[-switches][-pinned|-busy] AMOUNT\n");
         return 2;
     }
     char *name = argv[1], *last = strrchr(name, '-');
@@ -321,6 +337,9 @@ int main(int argc, char **argv)
         *last = 0, pinned = 1;
     else if (last && !strcmp(last, "-busy"))
         *last = 0, busy();
+    last = strrchr(name, '-');
+    if (last && !strcmp(last, "-switches"))
+        *last = 0, switches = 1;
     sem = MUST(semget(IPC_PRIVATE, 2, IPC_CREAT | 0600));
     queue = MUST(msgget(IPC_PRIVATE, IPC_CREAT | 0600));
     words = shared_page(4096);

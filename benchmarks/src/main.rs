@@ -37,6 +37,9 @@ struct Options {
     /// Only these: a group, a row, a part of rows' names, or `budget` for all that have a goal
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Count instructions as well, with valgrind, which takes minutes
+    #[arg(long)]
+    instructions: bool,
     /// List groups and rows, measure nothing
     #[arg(long)]
     list: bool,
@@ -145,7 +148,11 @@ fn measure_all(options: &Options, rows: &[Row], out: &mut impl Write) -> Result<
 /// Whether everything is as it shall be.
 fn bench(options: &Options) -> Result<bool> {
     let mut out = std::io::stdout().lock();
-    let rows = rows::chosen(&options.only)?;
+    let mut rows = rows::chosen(&options.only)?;
+    if options.instructions {
+        rows.retain(|row| row.group != rows::INSTRUCTIONS);
+        rows.extend(rows::chosen(&[rows::INSTRUCTIONS.into()])?);
+    }
     if options.list {
         write!(out, "{}", list(&rows))?;
         return Ok(true);

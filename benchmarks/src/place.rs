@@ -96,10 +96,22 @@ impl Place {
         let built = self.program(program.source, program.trapped)?;
         let mut command = match program.vshmem {
             true => self.run(program.wide, &built),
+            false if program.wide => self.alone(&built),
             false => Command::new(&built),
         };
         command.arg(&program.code).envs(program.environment.iter().copied());
         Ok(command)
+    }
+
+    /// A program in an IPC namespace of its own: the kernel's limits are for all its users
+    /// together, and what one leaves there goes with it.
+    fn alone(&self, program: &Path) -> Command {
+        let mut command = self.session.command("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.arg("--ipc").arg(program);
+        command
     }
 
     /// What a program prints of a slice of time: a number per line.

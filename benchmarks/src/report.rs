@@ -121,6 +121,7 @@ fn met(goal: Goal, p50: f64, ratio: Option<f64>, more: f64) -> bool {
         Goal::Most(most) => p50 <= most,
         Goal::Ratio(most) => ratio.is_some_and(|ratio| ratio <= most),
         Goal::More(most) => more <= most,
+        Goal::MostOrBase(most) => p50 <= most || ratio.is_some_and(|ratio| ratio <= 1.0),
     }
 }
 
@@ -168,5 +169,9 @@ mod tests {
         assert_eq!(of(Goal::Ratio(1.1)), Some(true));
         assert_eq!(of(Goal::More(9.0)), Some(false));
         assert_eq!(of(Goal::More(10.0)), Some(true));
+        assert_eq!(of(Goal::MostOrBase(109.0)), Some(false));
+        assert_eq!(of(Goal::MostOrBase(110.0)), Some(true));
+        let less = example("a", vec![(100.0, 90.0); 9], Some(Goal::MostOrBase(1.0)));
+        assert_eq!(less.met, Some(true));
     }
 }

@@ -18,6 +18,8 @@ pub enum Unit {
     PerOp,
     /// How many in a second.
     PerSecond,
+    /// The largest of a size to the smallest.
+    Times,
     /// Bytes of the region.
     Bytes,
 }
@@ -30,6 +32,7 @@ impl Unit {
             Self::NsPerKib => "ns/KiB",
             Self::PerOp => "per op",
             Self::PerSecond => "per s",
+            Self::Times => "times",
             Self::Bytes => "bytes",
         }
     }
@@ -45,6 +48,8 @@ pub enum Goal {
     Ratio(f64),
     /// At most this much more than the other side.
     More(f64),
+    /// At most this, or what the other side is.
+    MostOrBase(f64),
 }
 
 /// A program of `programs/`, and how it is started.
@@ -135,6 +140,26 @@ impl Row {
         }
     }
 
+    /// Something that only vshmem has.
+    pub fn alone(
+        group: &'static str,
+        name: impl Into<String>,
+        unit: Unit,
+        about: impl Into<String>,
+        code: impl Fn(&Place, Turn) -> Result<Vec<f64>> + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            group,
+            about: about.into(),
+            unit,
+            base: None,
+            ours: Half { label: "vshmem".into(), how: How::Code(Box::new(code)) },
+            goal: None,
+            patience: 1,
+        }
+    }
+
     /// Both sides are this code.
     pub fn both(
         mut self,
@@ -186,6 +211,11 @@ impl Row {
         self.change(true, true, |p| p.arguments.extend(arguments.iter().map(|a| (*a).to_owned())))
     }
 
+    /// Both are in the wide region, where they are in one.
+    pub fn wide(self) -> Self {
+        self.change(true, true, |p| p.wide = true)
+    }
+
     /// Compared with this code of the same program, which uses no System V IPC.
     pub fn beside(mut self, label: &str, code: &str) -> Self {
         if let Some(base) = &mut self.base {
@@ -202,5 +232,30 @@ impl Row {
     /// Both are linked statically.
     pub fn trapped(self) -> Self {
         self.change(true, true, |p| p.trapped = true)
+    }
+
+    /// Compared with itself: other arguments on each side, both on vshmem or both on the kernel.
+    pub fn beside_itself(mut self, vshmem: bool, from: (&str, &str), to: (&str, &str)) -> Self {
+        if let Some(base) = &mut self.base {
+            base.label = from.0.to_owned();
+        }
+        self.ours.label = to.0.to_owned();
+        self.change(true, true, |p| p.vshmem = vshmem)
+            .change(true, false, |p| p.arguments.push(from.1.to_owned()))
+            .change(false, true, |p| p.arguments.push(to.1.to_owned()))
+    }
+
+    /// Each side is `code` of its program.
+    pub fn through<F>(mut self, code: F) -> Self
+    where
+        F: Fn(&Place, &Program, Turn) -> Result<Vec<f64>> + Clone + 'static,
+    {
+        for half in self.base.iter_mut().chain([&mut self.ours]) {
+            if let How::Program(program) = &half.how {
+                let (program, code) = (program.clone(), code.clone());
+                half.how = How::Code(Box::new(move |place, turn| code(place, &program, turn)));
+            }
+        }
+        self
     }
 }

@@ -1,6 +1,9 @@
 //! Every row there is.
 
 mod calls;
+mod counts;
+mod life;
+mod scale;
 mod tax;
 
 use anyhow::{Result, bail};
@@ -17,13 +20,28 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("shm", "segments"),
     ("posix", "sem_t and mutexes"),
     ("trapped", "programs that are linked statically"),
+    ("counts", "system calls and switches of an operation"),
+    (INSTRUCTIONS, "instructions of an operation, counted by valgrind"),
+    ("setup", "what a process pays once"),
+    ("idle", "what is awake when nobody calls"),
+    ("scale", "many objects, sleepers and tasks"),
+    (CROWD, "ten thousand tasks"),
     ("tax", "what the preload costs programs that do something else"),
 ];
+
+/// Measured by `--instructions`.
+pub const INSTRUCTIONS: &str = "instructions";
+const CROWD: &str = "crowd";
+
+/// Groups that take too long to be measured unless they are named.
+const NAMED: &[&str] = &[INSTRUCTIONS, CROWD];
 
 /// All rows, group by group.
 pub fn all() -> Vec<Row> {
     let mut rows = calls::rows();
-    rows.extend(tax::rows());
+    for group in [tax::rows, counts::rows, life::rows, scale::rows] {
+        rows.extend(group());
+    }
     rows.sort_by_key(|row| GROUPS.iter().position(|(group, _)| *group == row.group));
     rows
 }
@@ -50,15 +68,17 @@ impl<'a> Word<'a> {
 
     fn fits(self, row: &Row) -> bool {
         match self {
-            Self::Budget => row.goal.is_some(),
+            Self::Budget => row.goal.is_some() && !NAMED.contains(&row.group),
             Self::Group(group) => row.group == group,
             Self::Name(name) => row.name == name,
+            Self::Part(_) if NAMED.contains(&row.group) => false,
             Self::Part(part) => !part.is_empty() && row.name.contains(part),
         }
     }
 }
 
-/// Those that one of `words` names: a group, a name, or a part of names; all if there is no word.
+/// Those that one of `words` names: a group, a name, or a part of names; if there is no word, all
+/// but those that have to be named.
 ///
 /// # Errors
 ///
@@ -75,7 +95,10 @@ pub fn chosen(words: &[String]) -> Result<Vec<Row>> {
             );
         }
     }
-    rows.retain(|row| meant.is_empty() || meant.iter().any(|word| word.fits(row)));
+    rows.retain(|row| match meant.is_empty() {
+        true => !NAMED.contains(&row.group),
+        false => meant.iter().any(|word| word.fits(row)),
+    });
     Ok(rows)
 }
 
@@ -105,7 +128,9 @@ mod tests {
 
     #[test]
     fn rows_are_chosen_by_group_by_name_and_by_goal() {
-        assert_eq!(names(&[]).len(), all().len());
+        let named = all().iter().filter(|row| NAMED.contains(&row.group)).count();
+        assert_eq!(names(&[]).len(), all().len() - named);
+        assert_eq!(names(NAMED).len(), named);
         assert_eq!(names(&["sem-pair"]), ["sem-pair"]);
         assert!(names(&["-pair"]).contains(&"sem-pair-trapped".to_owned()));
         assert!(names(&["msg"]).iter().all(|name| name.contains("msg")));

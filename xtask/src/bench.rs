@@ -21,6 +21,7 @@ pub struct Options {
 /// A package is missing, or cargo cannot be started.
 pub fn bench(options: &Options) -> Result<bool> {
     packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::COUNTERS)?;
     let mut command = cargo(["run", "--quiet", "--release", "-p", "vshmem-bench", "--"]);
     Ok(command.args(&options.arguments).status().context("cannot start cargo")?.success())
 }

@@ -13,6 +13,9 @@ pub const BUILD: &[&str] = &["build-essential", "util-linux"];
 /// What sets limits in the tests of `/proc`.
 pub const PROC: &[&str] = &["procps", "python3"];
 
+/// What the benchmarks count with.
+pub const COUNTERS: &[&str] = &["strace", "valgrind"];
+
 /// What guests need: the machine, a kernel to boot and headers for the module.
 pub const GUESTS: &[&str] = &[
     "qemu-system-x86",

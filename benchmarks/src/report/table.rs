@@ -43,7 +43,7 @@ fn goal(outcome: &Outcome) -> String {
     let Some(goal) = outcome.goal else { return String::new() };
     let mark = if outcome.met == Some(true) { "" } else { " !" };
     let text = match goal {
-        Goal::Most(most) => format!("<= {}", number(most)),
+        Goal::Most(most) | Goal::MostOrBase(most) => format!("<= {}", number(most)),
         Goal::Ratio(most) => format!("{}x", number(most)),
         Goal::More(most) => format!("+{}", number(most)),
     };
