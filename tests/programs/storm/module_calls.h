@@ -47,11 +47,14 @@ static struct vshmem_bind geometry(void)
 		.status_off = 0, .summary_words = 1 + below(8), .dead_value = 2,
 		.host_id = below(4), .host_vector = below(2), .wake_vector = below(2),
 	};
-	uint32_t *word = (uint32_t *)&g;
+	uint32_t word[sizeof(g) / 4];
 
-	/* One of the words but the first, which is the offset that is written to. */
-	if (percent(70))
+	/* One of the words but the first two, the offset that is written to. */
+	if (percent(70)) {
+		memcpy(word, &g, sizeof(g));
 		word[2 + below(sizeof(g) / 4 - 2)] = odd(word[2]);
+		memcpy(&g, word, sizeof(g));
+	}
 	/* The bitmap is cleared: what others need it must not be. */
 	if (g.wake_off < tail && g.wake_off + 8192 > VSHMEM_REGION_BASE)
 		g.wake_off = tail + 4096;
