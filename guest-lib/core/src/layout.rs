@@ -418,6 +418,19 @@ pub mod lane {
     pub const WAIT_PLACE: u64 = 0x178;
     /// Cell: index + 1 of the task whose death it wants to hear of; 0 for none.
     pub const WAIT_OWNER: u64 = 0x188;
+    /// Word: a semaphore's word that this lane made, or is about to make, which says that what
+    /// follows belongs to it; 0 for none.
+    pub const INTENT: u64 = 0x1c0;
+    /// Word: where that semaphore is.
+    pub const INTENT_SEM: u64 = 0x1c8;
+    /// Word: where the adjustment is.
+    pub const INTENT_AT: u64 = 0x1d0;
+    /// Word: what the adjustment was.
+    pub const INTENT_OLD: u64 = 0x1d8;
+    /// Word: what it becomes.
+    pub const INTENT_NEW: u64 = 0x1e0;
+    /// Word: the {peer, pid} whose operation it is.
+    pub const INTENT_WHO: u64 = 0x1e8;
     /// Words: the operations of a waiting `semop`, one each.
     pub const OPS: u64 = 0x200;
     /// Operations at the most. (The model checker gets small lanes: it pays for every word.)
@@ -590,10 +603,15 @@ pub mod sem {
     pub const VALUE: u64 = 0x7fff;
     /// Set while only the holder of the set's lock may change the word.
     pub const FROZEN: u64 = 0x8000;
-    /// Where the last writer's {peer, pid} begins: 28 bits.
+    /// Where the last writer's {peer, pid} begins.
     pub const WHO_SHIFT: u32 = 16;
-    /// Where the sequence begins: 20 bits.
-    pub const SEQ_SHIFT: u32 = 44;
+    /// Its bits, from there on.
+    pub const WHO: u32 = 0x0fff_ffff;
+    /// Set where the word names a lane, whose intent tells of an adjustment that belongs to it, in
+    /// place of a writer.
+    pub const PENDING: u64 = 1 << 44;
+    /// Where the sequence begins: 19 bits.
+    pub const SEQ_SHIFT: u32 = 45;
 }
 
 /// An undo record: one task's adjustments of one set. Its cells are guarded by the set's lock, its

@@ -92,6 +92,7 @@ fn settle_lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner, fate: F
     let mut met = Ok(());
     for id in r.lanes_of(owner)? {
         if id == on.id() {
+            met = met.and(sem::release_intent(r, id));
             met = met.and(drop_spare(r, on, id, Some(owner)));
             continue;
         }
@@ -99,6 +100,7 @@ fn settle_lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner, fate: F
             if !r.fence_lane(id, owner)? {
                 return Ok(()); // Another reaper was faster.
             }
+            sem::release_intent(r, id)?;
             unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
             forget_outcome(r, id, owner)?;

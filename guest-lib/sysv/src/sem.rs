@@ -1,12 +1,14 @@
 //! Semaphore sets: `semget`, `semop`, `semtimedop`, `semctl`.
 //!
 //! A semaphore is one word: value, last writer, sequence and the *frozen* flag. Without waiters a
-//! one-operation `semop` is a compare-and-swap on it ([`op_fast`]). Everything else is a
+//! one-operation `semop` is a compare-and-swap on it ([`op_fast`]), with SEM_UNDO and the adjustment
+//! that belongs to it one and a second one after it ([`intent`]). Everything else is a
 //! transaction under the set's lock that first freezes the words it looks at, so that no fast
 //! operation can slip in between; the words stay frozen while anybody waits on the set, and every
 //! operation then goes through the transaction that serves the waiters.
 
 mod ctl;
+mod intent;
 #[cfg(all(test, loom))]
 mod model;
 mod ops;
@@ -19,13 +21,14 @@ use vshmem_core::layout::{Limit, arena, dir, held, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
-use vshmem_core::{Corrupt, Lane, Offset, Platform, Region, Turns, Txn};
+use vshmem_core::{Corrupt, Lane, LaneId, Offset, Platform, Region, Turns, Txn};
 
 pub use ctl::{
     SemInfo, SetStat, getall, getncnt, getpid, getval, getzcnt, info, nsems, remove, set, setall,
     setval, stat, stat_index,
 };
 pub(crate) use ctl::{dismiss_others, end};
+pub(crate) use intent::release as release_intent;
 pub use ops::{op, op_fast};
 pub(crate) use ops::{renew_words, settle, unpack, unqueue, wait_list};
 pub(crate) use undo::{apply as apply_undo, bytes as undo_bytes, free_block as free_undo};
@@ -69,13 +72,31 @@ impl Word {
     }
 
     fn who(self) -> Identity {
-        Identity((self.0 >> sem::WHO_SHIFT) as u32 & 0x0fff_ffff)
+        Identity((self.0 >> sem::WHO_SHIFT) as u32 & sem::WHO)
+    }
+
+    /// The lane that it names in place of a writer.
+    fn lane(self) -> Option<LaneId> {
+        let lane = (self.0 >> sem::WHO_SHIFT) as u32 & sem::WHO;
+        (self.0 & sem::PENDING != 0).then_some(LaneId(lane))
     }
 
     fn next(self, value: i32, who: Identity, frozen: bool) -> Self {
         let seq = (self.0 >> sem::SEQ_SHIFT).wrapping_add(1) << sem::SEQ_SHIFT;
         let frozen = if frozen { sem::FROZEN } else { 0 };
         Self(seq | u64::from(who.0) << sem::WHO_SHIFT | frozen | (value as u64 & sem::VALUE))
+    }
+
+    /// As [`Word::next`], with an adjustment that lane `id` tells of.
+    fn pending(self, value: i32, id: LaneId) -> Self {
+        Self(self.next(value, Identity(id.0), false).0 | sem::PENDING)
+    }
+
+    /// The same with the writer in it, and frozen or not.
+    fn told(self, who: Identity, frozen: bool) -> Self {
+        let rest = self.0 & (sem::VALUE | u64::MAX << sem::SEQ_SHIFT);
+        let frozen = if frozen { sem::FROZEN } else { 0 };
+        Self(rest | u64::from(who.0) << sem::WHO_SHIFT | frozen)
     }
 }
 
@@ -88,14 +109,18 @@ pub(crate) fn bytes(nsems: u32) -> u64 {
     (u64::from(nsems) + 1) * sem::STRIDE
 }
 
+/// What is said of a semaphore that changes whenever it is looked at.
+const RESTLESS: &str = "semaphore never comes to rest";
+
 /// Stops fast operations on the semaphore at `at` until a transaction writes it unfrozen. Harmless
 /// when the caller's lock was stolen: the next operation merely takes the slow way.
 fn freeze<P: Platform>(r: &Region<P>, at: Offset) -> Result<()> {
     let mut turns = Turns::new();
     loop {
-        turns.pass(1, at, "semaphore never comes to rest")?;
-        let word = r.mem().load(at, Ordering::Acquire)?;
-        if word & sem::FROZEN != 0 || r.mem().cas(at, word, word | sem::FROZEN)? {
+        turns.pass(1, at, RESTLESS)?;
+        let word = Word(r.mem().load(at, Ordering::Acquire)?);
+        intent::settle(r, word)?;
+        if word.frozen() || r.mem().cas(at, word.0, word.told(intent::writer(r, word)?, true).0)? {
             return Ok(());
         }
     }

@@ -250,6 +250,7 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     let id = on.id();
     let owner = r.lane_owner(id)?;
     r.settle_lane(id, true)?;
+    crate::sem::release_intent(r, id)?;
     crate::reap::unqueue(r, on, id, owner, wait::IDLE)?;
     crate::park::pass_on(r, on, id, owner)?;
     r.init(r.lane(id)?.plus(lane::STATUS), wait::IDLE)?;

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use vshmem_core::layout::Table;
 use vshmem_core::mem::{CrashMem, Died, HeapMem};
 use vshmem_core::region::Kind;
+use vshmem_core::task::Owner;
 use vshmem_core::{Lane, LaneId, Region};
 use vshmem_sysv::sem::SemBuf;
 use vshmem_sysv::{Caller, Result, msg, reap, sem, shm, withdraw, withdrawn_to};
@@ -402,4 +403,32 @@ fn two_reapers_at_once_take_everything_back_once() {
         });
         all_is_taken_back(&s);
     }
+}
+
+/// While a word names a lane, the lane tells who wrote it; the lane may be another's soon.
+#[test]
+fn the_last_writer_of_a_semaphore_is_known_after_its_lane_is_another_s() {
+    let s = scene();
+    let r = region(&s.mem);
+    let mut on = endpoint(&r);
+    let mut lane = Lane::new(s.lane);
+    let undo = |num| [SemBuf { num, op: 1, flg: UNDO }];
+    let pid = |on: &mut Lane, num| sem::getpid(&r, on, &s.victim, s.set, num).unwrap();
+    for num in [0, 0, 1, 0] {
+        sem::op(&r, &mut lane, &s.victim, s.set, &undo(num), None).unwrap();
+    }
+    assert_eq!((pid(&mut on, 0), pid(&mut on, 1)), (20, 20));
+    vshmem_sysv::release(&r, &mut lane, Owner::Task(s.victim.task)).unwrap();
+    let (next, mut same) = task(&r, &mut on, 30);
+    assert_eq!(same.id(), s.lane);
+    sem::op(&r, &mut same, &next, s.set, &undo(1), None).unwrap();
+    sem::op(&r, &mut same, &next, s.set, &undo(1), None).unwrap();
+    assert_eq!((pid(&mut on, 0), pid(&mut on, 1)), (20, 30));
+    reap::task(&r, &mut on, next.task).unwrap();
+    let (_, after) = task(&r, &mut on, 40);
+    assert_eq!(after.id(), s.lane);
+    assert_eq!((pid(&mut on, 0), pid(&mut on, 1)), (20, 30));
+    reap::task(&r, &mut on, s.victim.task).unwrap();
+    assert_eq!(sem::getall(&r, &mut on, &s.victim, s.set).unwrap(), [5, 5]);
+    sound(&r, &mut on);
 }

@@ -176,9 +176,25 @@ fn semaphores<P: Platform>(v: View<'_, P>, who: Who, index: u32, at: Offset, par
     if v.cell(at.plus(obj::LIFE)) & 3 == obj::DOOMED {
         return;
     }
+    for num in 0..nsems {
+        pending(v, who, sem::sem_at(block, num).plus(word::WORD), num, part);
+    }
     for id in waiting {
         sleeper(v, who, at, (block, nsems), id, part);
     }
+}
+
+/// A semaphore that names a lane in place of its last writer names one that somebody has.
+fn pending<P: Platform>(v: View<'_, P>, who: Who, place: Offset, num: u32, part: &mut Part) {
+    let now = v.word(place);
+    if now & word::PENDING == 0 {
+        return;
+    }
+    let id = (now >> word::WHO_SHIFT) as u32 & word::WHO;
+    let there = v.r.lane_owner(LaneId(id)).is_ok_and(|owner| owner.is_some());
+    part.expect(v, there, Fault::Set, who, place, || {
+        format!("semaphore {num} was written by lane {id}, which is nobody's")
+    });
 }
 
 /// One that sleeps on a set has operations that cannot go, on semaphores that no fast operation

@@ -1,6 +1,6 @@
 //! `semctl`.
 
-use super::{MAX_VALUE, Word, bytes, freeze, ops, sem_at, sems_of};
+use super::{MAX_VALUE, RESTLESS, Word, bytes, freeze, intent, ops, sem_at, sems_of};
 use crate::object::{self, Held, Object, Perm, own, permit};
 use crate::waiters::{UNSETTLED, rounds};
 use crate::{Caller, Errno, Error, Result, removal};
@@ -8,7 +8,7 @@ use vshmem_core::arena::{Pool, to_cell};
 use vshmem_core::layout::{Limit, arena, dir, held, lane, obj, sem, set};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
-use vshmem_core::{Corrupt, Lane, Platform, Region, Txn};
+use vshmem_core::{Corrupt, Lane, Platform, Region, Turns, Txn};
 
 /// Semaphores written, or sleepers dismissed, in one transaction.
 const BATCH: usize = 250;
@@ -237,19 +237,6 @@ fn look<P: Platform, T>(
     }
 }
 
-fn word_of<P: Platform>(
-    r: &Region<P>,
-    on: &mut Lane,
-    c: &Caller,
-    id: i32,
-    num: i32,
-) -> Result<Word> {
-    look(r, on, c, id, num, |txn, object, num| {
-        let (sems, _) = sems_of(txn, object)?;
-        Ok(Word(txn.word(sem_at(sems, num))?))
-    })
-}
-
 /// `GETVAL`.
 ///
 /// # Errors
@@ -261,7 +248,10 @@ pub fn getval<P: Platform>(
     id: i32,
     num: i32,
 ) -> Result<i32> {
-    Ok(word_of(r, on, c, id, num)?.value())
+    look(r, on, c, id, num, |txn, object, num| {
+        let (sems, _) = sems_of(txn, object)?;
+        Ok(Word(txn.word(sem_at(sems, num))?).value())
+    })
 }
 
 /// `GETPID`: the last process to operate on the semaphore, 0 for one of another peer.
@@ -275,7 +265,20 @@ pub fn getpid<P: Platform>(
     id: i32,
     num: i32,
 ) -> Result<i32> {
-    Ok(word_of(r, on, c, id, num)?.who().pid_seen_by(c.who.peer()) as i32)
+    let who = look(r, on, c, id, num, |txn, object, num| {
+        let at = sem_at(sems_of(txn, object)?.0, num);
+        let mut turns = Turns::new();
+        loop {
+            let word = Word(txn.word(at)?);
+            let who = intent::writer(r, word)?;
+            // The lane's own, as long as the word names it.
+            if txn.word(at)? == word.0 {
+                return Ok(who);
+            }
+            turns.pass(1, at, RESTLESS)?;
+        }
+    })?;
+    Ok(who.pid_seen_by(c.who.peer()) as i32)
 }
 
 /// `GETNCNT`: sleepers whose first blocking operation waits for this semaphore to grow.

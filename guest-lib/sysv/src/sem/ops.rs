@@ -1,5 +1,6 @@
 //! `semop`: the fast way, the queued way, and the hand-off.
 
+use super::intent::{self, Intent};
 use super::{MAX_VALUE, SemBuf, Word, freeze, sem_at, sems_of, undo};
 use crate::object::{self, Object, permit};
 use crate::waiters::{List, Patience, UNSETTLED, rounds, sleep};
@@ -31,7 +32,7 @@ enum Fast {
     Wait,
     /// Its word is frozen.
     Slow,
-    /// Others were faster, too often.
+    /// Others were faster, too often; or there is more to do than the fast way can.
     Lost,
 }
 
@@ -45,22 +46,39 @@ pub fn op_fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> O
     if op.undo() {
         return None;
     }
-    match fast(r, c, id, op) {
+    match fast(r, None, c, id, op) {
         Ok(Fast::Done) => Some(Ok(())),
         Ok(Fast::Wait | Fast::Slow | Fast::Lost) => None,
         Err(error) => Some(Err(error)),
     }
 }
 
-#[inline]
-fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<Fast> {
+/// `on` is the lane of an operation with SEM_UNDO. Always inlined: without one there is nothing of it.
+#[inline(always)]
+fn fast<P: Platform>(
+    r: &Region<P>,
+    on: Option<LaneId>,
+    c: &Caller,
+    id: i32,
+    op: SemBuf,
+) -> Result<Fast> {
     let object = object::find_any(r, Kind::Set, id)?;
+    let mut undoing = None;
+    if let Some(lane) = on {
+        // Before the other checks, as the kernel: the record is there even if they fail.
+        let Some(record) = undo::search(r, c, &object)? else { return Ok(Fast::Lost) };
+        undoing = Some((lane, record));
+    }
     let (sems, at) = fast_sem(r, c, &object, op)?;
     for _ in 0..RACES {
         // Acquire: an operation that lets us in makes its caller's earlier writes visible.
         let word = Word(r.mem().load(at, Ordering::Acquire)?);
-        if word.frozen() {
-            return Ok(Fast::Slow);
+        // One look for the two that are rare.
+        if word.0 & (sem::FROZEN | sem::PENDING) != 0 {
+            if word.frozen() {
+                return Ok(Fast::Slow);
+            }
+            intent::settle(r, word)?;
         }
         let value = word.value() + i32::from(op.op);
         let fails = if value < 0 || (op.op == 0 && word.value() != 0) {
@@ -90,7 +108,24 @@ fn fast<P: Platform>(r: &Region<P>, c: &Caller, id: i32, op: SemBuf) -> Result<F
         if let Some(errno) = fails {
             return Err(errno.into());
         }
-        if r.mem().cas(at, word.0, word.next(value, c.who, false).0)? {
+        let (intent, next) = match undoing {
+            None => (None, word.next(value, c.who, false)),
+            Some((lane, record)) => {
+                // A transaction that unfroze the word may have the adjustment still to write.
+                if !r.is_free(object.at.plus(obj::LOCK))? {
+                    return Ok(Fast::Lost);
+                }
+                let place = (at, op.num);
+                match Intent::write(r, lane, c, place, record, (word, value, op.op))? {
+                    Some((intent, next)) => (Some(intent), next),
+                    None => return Ok(Fast::Lost),
+                }
+            }
+        };
+        if r.mem().cas(at, word.0, next.0)? {
+            if let Some(intent) = intent {
+                intent.apply(r)?;
+            }
             // Relaxed: a time stamp for listings; the kernel's is not ordered either.
             r.mem().store(at.plus(sem::OTIME), r.mem().seconds().into(), Ordering::Relaxed)?;
             return Ok(Fast::Done);
@@ -128,8 +163,10 @@ fn renew_words_of<P: Platform>(r: &Region<P>, set: Offset) -> Result<()> {
             break;
         }
         if !word.frozen() {
+            intent::settle(r, word)?;
+            let who = intent::writer(r, word)?;
             // A failure means that it has another word already.
-            r.mem().cas(at, word.0, word.next(word.value(), word.who(), false).0)?;
+            r.mem().cas(at, word.0, word.next(word.value(), who, false).0)?;
         }
     }
     Ok(())
@@ -177,7 +214,6 @@ pub fn op<P: Platform>(
     }
     let mut patience = Patience::new(r, deadline);
     if let [one] = ops
-        && !one.undo()
         && spin(r, on, c, id, *one, &mut patience)?
     {
         patience.over(false);
@@ -230,7 +266,9 @@ fn spin<P: Platform>(
     patience: &mut Patience<'_, P>,
 ) -> Result<bool> {
     loop {
-        match fast(r, c, id, op).map_err(|e| patience.inside(e))? {
+        let done =
+            if op.undo() { fast(r, Some(on.id()), c, id, op) } else { fast(r, None, c, id, op) };
+        match done.map_err(|e| patience.inside(e))? {
             Fast::Done => return Ok(true),
             Fast::Wait if patience.turn() => {}
             Fast::Slow
@@ -413,7 +451,7 @@ fn try_ops<P: Platform>(
         }
         if op.undo() {
             let next = adjustment.saturating_sub(op.op.into());
-            if !(-MAX_VALUE - 1..=MAX_VALUE).contains(&next) {
+            if !undo::in_range(next) {
                 return Ok(Tried::Failed(Errno::ERANGE));
             }
             *adjustment = next;

@@ -4,7 +4,7 @@
 //! changes in the same transaction as the semaphore, so there is no moment at which one is done and
 //! the other is not. SETVAL and SETALL cancel all adjustments of a semaphore by raising its epoch.
 
-use super::{MAX_VALUE, Word, freeze, ops, sem_at, sems_of};
+use super::{MAX_VALUE, Word, freeze, intent, ops, sem_at, sems_of};
 use crate::object::{ANYONE, Held, Object};
 use crate::waiters::rounds;
 use crate::{Caller, Errno, Result};
@@ -25,8 +25,13 @@ pub(crate) fn bytes(nsems: u32) -> u64 {
     undo::FIRST + u64::from(nsems) * undo::STRIDE
 }
 
-fn adjustment_at(block: Offset, num: u16) -> Offset {
+pub(super) fn adjustment_at(block: Offset, num: u16) -> Offset {
     block.plus(undo::FIRST).index(num.into(), undo::STRIDE)
+}
+
+/// Whether the kernel has room for an adjustment.
+pub(super) fn in_range(adjustment: i32) -> bool {
+    (-MAX_VALUE - 1..=MAX_VALUE).contains(&adjustment)
 }
 
 /// The caller's adjustment of semaphore `num`; 0 if it was made before the last SETVAL.
@@ -125,7 +130,11 @@ pub(super) fn record<P: Platform>(
 }
 
 /// The record without a lock: only the task itself changes its list while it lives.
-fn search<P: Platform>(r: &Region<P>, c: &Caller, object: &Object) -> Result<Option<Offset>> {
+pub(super) fn search<P: Platform>(
+    r: &Region<P>,
+    c: &Caller,
+    object: &Object,
+) -> Result<Option<Offset>> {
     let mut next = r.peek(r.element(Table::Tasks, c.task.index)?.plus(task::UNDO))?;
     // A list that other threads change under us is at worst walked in vain: the caller looks again.
     for _ in 0..NEAR {
@@ -258,11 +267,12 @@ fn take_back<P: Platform>(
     txn.set(object.at.plus(set::OTIME), now)?;
     for num in range.start..range.end.min(have) {
         let num16 = num as u16;
+        let at = sem_at(sems, num);
+        intent::settle(txn.region(), Word(txn.word(at)?))?;
         let adjustment = get(txn, sems, block, num16)?;
         if adjustment == 0 {
             continue;
         }
-        let at = sem_at(sems, num);
         freeze(txn.region(), at)?;
         let word = Word(txn.word(at)?);
         let value = word.value().saturating_add(adjustment).clamp(0, MAX_VALUE);

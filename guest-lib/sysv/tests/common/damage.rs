@@ -105,6 +105,7 @@ const OBJECTS: &[Damage] = &[
     }),
     ("no semaphores", Fault::Set, |f| f.put(set(f).plus(set::NSEMS), 0)),
     ("semaphores outside", Fault::Set, |f| f.put(set(f).plus(set::SEMS), 1)),
+    ("semaphore of no lane", Fault::Set, |f| f.word(sem_of(f, 1), sem::PENDING | 0x7fff << 16)),
     ("set dirty", Fault::Set, |f| f.put(set(f).plus(set::DIRTY), 2)),
     ("qnum", Fault::Queue, |f| f.add(queue(f).plus(queue::QNUM), 1)),
     ("cbytes", Fault::Queue, |f| f.add(queue(f).plus(queue::CBYTES), -1)),

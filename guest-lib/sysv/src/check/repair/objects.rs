@@ -1,6 +1,6 @@
 //! Objects, their directories, and who sleeps on them.
 
-use super::{Mended, still};
+use super::{Mended, still, swap};
 use crate::check::part::{Fault, Finding, Fix, View, Who};
 use crate::object::{self, ANYONE, Object, flag};
 use crate::waiters::List;
@@ -8,8 +8,8 @@ use crate::{Errno, Error, msg, park as parking, sem, shm};
 use std::collections::HashMap;
 use vshmem_core::arena::{class_of, to_cell};
 use vshmem_core::layout::{
-    self, PAGE, Table, attach, dir, extents, held, lane, obj, park, peer, queue, seg, set, task,
-    waits,
+    self, PAGE, Table, attach, dir, extents, held, lane, obj, park, peer, queue, seg, sem as word,
+    set, task, waits,
 };
 use vshmem_core::region::Kind;
 use vshmem_core::task::Identity;
@@ -135,6 +135,11 @@ pub(super) fn object<P: Platform>(
             Ok::<_, Error>(Some("it has none"))
         }),
         (Fault::Set, _) if f.at == at.plus(set::DIRTY) => sleepers(v, on, kind, index),
+        // Not a cell of the set: a semaphore's word.
+        (Fault::Set, _) if f.at.0.wrapping_sub(at.0) >= obj::STRIDE => {
+            let named = word::PENDING | u64::from(word::WHO) << word::WHO_SHIFT;
+            swap(v, f, v.word(f.at) & !named, "nobody wrote it")
+        }
         (Fault::Queue, _) if f.at == at.plus(queue::DIRTY) => sleepers(v, on, kind, index),
         (Fault::Queue, _) => messages(v, on, f, at),
         (Fault::Object, _) if f.at == at.plus(obj::ONLY) && kind == Kind::Seg => {
