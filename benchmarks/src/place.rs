@@ -57,6 +57,16 @@ impl Place {
         &self.session
     }
 
+    /// The pid of the daemon that serves the regions.
+    ///
+    /// # Errors
+    ///
+    /// It has not said.
+    pub fn daemon(&self) -> Result<u32> {
+        let text = std::fs::read_to_string(self.folder().join("ready"))?;
+        text.trim().parse().context("the daemon's pid")
+    }
+
     /// A folder for what a row needs; gone at the end.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -3,6 +3,8 @@
 mod calls;
 mod counts;
 mod life;
+mod pages;
+mod queues;
 mod scale;
 mod tax;
 
@@ -18,6 +20,8 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("sem", "semaphore sets"),
     ("msg", "message queues"),
     ("shm", "segments"),
+    ("queues", "throughput of message queues"),
+    ("pages", "pages of segments"),
     ("posix", "sem_t and mutexes"),
     ("trapped", "programs that are linked statically"),
     ("counts", "system calls and switches of an operation"),
@@ -39,7 +43,7 @@ const NAMED: &[&str] = &[INSTRUCTIONS, CROWD];
 /// All rows, group by group.
 pub fn all() -> Vec<Row> {
     let mut rows = calls::rows();
-    for group in [tax::rows, counts::rows, life::rows, scale::rows] {
+    for group in [tax::rows, counts::rows, life::rows, queues::rows, pages::rows, scale::rows] {
         rows.extend(group());
     }
     rows.sort_by_key(|row| GROUPS.iter().position(|(group, _)| *group == row.group));
