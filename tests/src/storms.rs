@@ -54,7 +54,7 @@ pub const STORMS: &[Storm] = &[
     Storm {
         name: "module",
         about: "random calls at the kernel module of a guest, by nobody and by root, and removals",
-        // 811 s on a busy machine, as the guest is emulated and its kernel checks everything; a
+        // 736 to 811 s on a busy machine, as the guest is emulated and its kernel checks everything; a
         // quarter of an hour is what such a run may take, and 4000 would take more than 40 minutes.
         full: 1200,
         short: 8,
