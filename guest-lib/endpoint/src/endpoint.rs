@@ -145,8 +145,9 @@ pub struct Endpoint {
     pub(crate) tasks: HashMap<u64, Watched>,
     /// Tasks whose processes have ended, in their order: reaped as time allows.
     pub(crate) ended: VecDeque<u64>,
-    /// While many of them are reaped, after whom all lanes are looked at once.
-    pub(crate) many: bool,
+    /// Tasks were reaped, after which all lanes are to be looked at; and when that may be.
+    pub(crate) owes_rescan: bool,
+    rescan_from: Option<Instant>,
     /// Always readable; watched while there are more of those.
     more: OwnedFd,
     more_watched: bool,
@@ -216,7 +217,8 @@ impl Endpoint {
             talk: Talk::default(),
             tasks: HashMap::new(),
             ended: VecDeque::new(),
-            many: false,
+            owes_rescan: false,
+            rescan_from: None,
             more,
             more_watched: false,
             orphans: Vec::new(),
@@ -305,6 +307,7 @@ impl Endpoint {
             }
         }
         self.reap_ended(if all { SLICE } else { Duration::ZERO });
+        self.rescan_after_deaths();
         self.arm();
     }
 
@@ -434,11 +437,22 @@ impl Endpoint {
 
     /// Helps, hands off and wakes what a death somewhere may have left; `false` if it failed.
     pub(crate) fn rescan(&mut self) -> bool {
+        self.owes_rescan = false;
         let done = reap::rescan(&self.region, &mut self.lane, self.peer);
         if let Err(e) = &done {
             self.complain("rescan", |quiet| error!(error = %e, quiet, "cannot rescan"));
         }
         done.is_ok()
+    }
+
+    /// Rescans after deaths, for a tenth of the time at the most: where there are thousands of lanes that
+    /// takes much longer than reaping one task. What is left then is left to the next tick.
+    fn rescan_after_deaths(&mut self) {
+        let begun = Instant::now();
+        if self.owes_rescan && self.rescan_from.is_none_or(|from| from <= begun) {
+            self.rescan();
+            self.rescan_from = Some(Instant::now() + begun.elapsed() * 9);
+        }
     }
 
     fn tick(&mut self) {
@@ -476,6 +490,7 @@ impl Endpoint {
             || self.paused
             || self.grace > 0
             || self.unreaped
+            || self.owes_rescan
             || self.connections.values().any(child);
         if wanted == self.armed {
             return;
@@ -510,15 +525,11 @@ impl Endpoint {
     /// Reaps tasks that have ended: one, and others as long as there is time.
     fn reap_ended(&mut self, time: Duration) {
         let begun = Instant::now();
-        self.many = self.ended.len() > 1 && !time.is_zero();
         while let Some(token) = self.ended.pop_front() {
             self.task_ended(token);
             if begun.elapsed() >= time {
                 break;
             }
-        }
-        if std::mem::take(&mut self.many) {
-            self.rescan();
         }
         let wanted = !self.ended.is_empty();
         if wanted && !self.more_watched {

@@ -131,8 +131,8 @@ impl Endpoint {
 
     /// Reaps a task; whoever tries at the same time helps.
     pub(crate) fn reap(&mut self, id: TaskId) {
-        let reap = if self.many { reap::one_of_many } else { reap::task };
-        if let Err(e) = reap(&self.region, &mut self.lane, id) {
+        self.owes_rescan = true;
+        if let Err(e) = reap::one_of_many(&self.region, &mut self.lane, id) {
             self.unreaped = true;
             self.complain("reap", |quiet| {
                 error!(slot = id.index, error = %e, quiet, "cannot reap a task");

@@ -22,7 +22,7 @@
 //!
 //! So every return may be for no reason, and the caller looks at its word again each time.
 
-use crate::waiters::{List, Patience, sleep};
+use crate::waiters::{List, Patience, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result};
 use vshmem_core::layout::{Table, lane, park, waits};
 use vshmem_core::mem::{Ordering, fence};
@@ -36,6 +36,8 @@ mod model;
 pub const SLICE: u64 = 1_000_000_000;
 /// Sleepers woken in one transaction: what one journal holds at ten entries each.
 const BATCH: u32 = 32;
+/// Journal entries that one wake may need.
+const ONE_WAKE: usize = 16;
 
 /// A place in a segment, the same in every process that has it attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -274,39 +276,37 @@ pub(crate) fn pass_on<P: Platform>(
     })
 }
 
-/// Wakes every parked lane of which `which` says so, to look at its word again.
+/// Wakes every parked lane of which `which` says so, to look at its word again. It goes by the buckets:
+/// of them there are as many however many lanes there are, and most are empty.
 fn nudge<P: Platform>(
     r: &Region<P>,
     on: &mut Lane,
     which: impl Fn(LaneId, Offset) -> Result<bool>,
 ) -> Result<()> {
-    for i in 0..r.table(Table::Owners).count as u32 {
-        let id = LaneId(i);
-        if id == on.id() || r.lane_owner(id)?.is_none() {
-            continue;
+    let mut met = Ok(());
+    for index in 0..r.table(Table::Parking).count as u32 {
+        let (at, lock) = bucket(r, index)?;
+        let mut more = r.peek(at.plus(park::HEAD))? != 0;
+        let mut turns = rounds(r);
+        while more {
+            let some = r.transact(on, |txn| {
+                txn.lock(lock)?;
+                for id in list(at).each(txn)? {
+                    if !which(id, txn.region().lane(id)?)? {
+                        continue;
+                    }
+                    if txn.room() < ONE_WAKE {
+                        return Ok::<_, Error>(true);
+                    }
+                    wake_one(txn, at, id)?;
+                }
+                Ok(false)
+            });
+            more = matches!(some, Ok(true)) && turns.pass(1, at, UNSETTLED).is_ok();
+            met = met.and(some.map(drop));
         }
-        let slot = r.lane(id)?;
-        let parked = || {
-            Ok::<_, Error>(
-                r.peek(slot.plus(lane::STATUS))? == status::WAITING
-                    && r.peek(slot.plus(lane::WAIT_KIND))? == waits::PARK
-                    && which(id, slot)?,
-            )
-        };
-        if !parked()? {
-            continue;
-        }
-        let at = bucket_at(r, r.peek(slot.plus(lane::WAIT_OBJ))?)?;
-        r.transact(on, |txn| {
-            txn.lock(at.plus(park::LOCK))?;
-            let index = txn.get(slot.plus(lane::WAIT_OBJ))?;
-            if parked()? && bucket_at(r, index)? == at {
-                wake_one(txn, at, id)?;
-            }
-            Ok::<_, Error>(())
-        })?;
     }
-    Ok(())
+    met
 }
 
 /// Wakes those who wanted to hear of the death of the task in slot `index`.

@@ -75,9 +75,12 @@ fn settle_task<P: Platform>(
     if fate == Fate::Dead {
         r.set_task_state(id, task::FREE)?;
     }
-    park::bereave(r, on, id.index)?;
+    let heard = park::bereave(r, on, id.index);
     // It may have died between its own step and the hand-offs that step made possible.
-    if alone { rescan(r, on, who.peer()) } else { Ok(()) }
+    if alone {
+        rescan(r, on, who.peer())?
+    }
+    heard
 }
 
 /// Frees the lanes of a dead (or replaced) owner. The reaper's own lane, if among them, stays.
@@ -162,9 +165,9 @@ pub fn fenced<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
         met = met.and(settle_lanes(r, on, Owner::Task(t.id), Fate::Fenced));
     }
     for t in tasks {
-        met = met.and(settle_task(r, on, t.id, Fate::Fenced, true));
+        met = met.and(settle_task(r, on, t.id, Fate::Fenced, false));
     }
-    met
+    met.and(rescan(r, on, index))
 }
 
 /// Reaps a dead peer: all its tasks, its endpoint's lanes, what was withdrawn to it, then its slot.
@@ -186,8 +189,9 @@ pub fn peer<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<()>
         lanes(r, on, Owner::Task(dead.id))?;
     }
     for dead in tasks {
-        task(r, on, dead.id)?;
+        one_of_many(r, on, dead.id)?;
     }
+    rescan(r, on, index)?;
     lanes(r, on, Owner::Endpoint { peer: index, incarnation: entry.incarnation })?;
     withdraw::bury(r, on, &entry)?;
     if index != 0 {
