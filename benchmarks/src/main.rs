@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use vshmem_tests::{build, machine};
 
@@ -31,6 +31,9 @@ use crate::row::{How, Row};
 use crate::run::{Bound, Side, alone, in_turns};
 
 /// Measures vshmem beside the kernel's own IPC.
+///
+/// Exits with 0 when all rows were measured, with 1 when --check finds that something is not as it
+/// shall be, with 2 when something could not be measured or the options are wrong.
 #[derive(Parser)]
 #[command(name = "vshmem-bench")]
 struct Options {
@@ -123,6 +126,9 @@ fn measure_all(options: &Options, rows: &[Row], out: &mut impl Write) -> Result<
     let mut facts: Vec<(String, String)> =
         machine::facts().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     facts.push(("time".into(), machine::time()));
+    // What a region's memory can have of huge pages.
+    let huge = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    facts.push(("huge".into(), huge.unwrap_or_else(|_| "none".into()).trim().to_owned()));
     let before = machine::load();
     for (name, value) in &facts {
         writeln!(out, "{name:8} {value}")?;
@@ -132,30 +138,39 @@ fn measure_all(options: &Options, rows: &[Row], out: &mut impl Write) -> Result<
     }
     let place = Place::new()?;
     writeln!(out, "\n{}", table::heading())?;
-    let mut results = Vec::new();
+    let (mut results, mut failed) = (Vec::new(), Vec::new());
     for (i, row) in rows.iter().enumerate() {
         eprintln!("measuring {} ({} of {})", row.name, i + 1, rows.len());
-        let outcome = measure(&place, row, options.bound())?;
-        writeln!(out, "{}", table::line(&outcome))?;
-        out.flush()?;
-        results.push(outcome);
+        match measure(&place, row, options.bound()) {
+            Ok(outcome) => {
+                writeln!(out, "{}", table::line(&outcome))?;
+                out.flush()?;
+                results.push(outcome);
+            }
+            // The others are worth having.
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed.push(row.name.clone());
+            }
+        }
     }
     write!(out, "{}", table::footnote(&results))?;
     let load = (before, machine::load());
-    Ok(Report { format: FORMAT, machine: facts, load, quick: options.quick, results })
+    Ok(Report { format: FORMAT, machine: facts, load, quick: options.quick, results, failed })
 }
 
 /// Whether everything is as it shall be.
 fn bench(options: &Options) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     let mut rows = rows::chosen(&options.only)?;
+    if options.list {
+        let all = if options.only.is_empty() { rows::all() } else { rows };
+        write!(out, "{}", list(&all))?;
+        return Ok(true);
+    }
     if options.instructions {
         rows.retain(|row| row.group != rows::INSTRUCTIONS);
         rows.extend(rows::chosen(&[rows::INSTRUCTIONS.into()])?);
-    }
-    if options.list {
-        write!(out, "{}", list(&rows))?;
-        return Ok(true);
     }
     // What can be wrong is wrong before minutes of measuring.
     let then = options.compare.as_deref().map(json::read).transpose()?;
@@ -175,6 +190,7 @@ fn bench(options: &Options) -> Result<bool> {
     let path = target.path().to_owned();
     target.write(&report)?;
     eprintln!("figures: {}\nplots: {}", path.display(), plots.display());
+    ensure!(report.failed.is_empty(), "not measured: {}", report.failed.join(", "));
     Ok(good || !options.check)
 }
 
@@ -184,7 +200,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }

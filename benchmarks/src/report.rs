@@ -24,6 +24,8 @@ pub struct Report {
     pub quick: bool,
     /// Its rows.
     pub results: Vec<Outcome>,
+    /// Rows that could not be measured.
+    pub failed: Vec<String>,
 }
 
 /// What was found of one row.

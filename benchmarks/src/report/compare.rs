@@ -122,7 +122,14 @@ mod tests {
 
     fn report(results: Vec<Outcome>) -> Report {
         let machine = vec![("commit".into(), format!("c{}", results.len()))];
-        Report { format: FORMAT, machine, load: (None, None), quick: false, results }
+        Report {
+            format: FORMAT,
+            machine,
+            load: (None, None),
+            quick: false,
+            results,
+            failed: vec![],
+        }
     }
 
     #[test]

@@ -97,6 +97,7 @@ mod tests {
                 example("a", vec![(500.0, 50.0); 9], Some(Goal::Most(60.0))),
                 example("b", vec![(0.0, 0.0); 9], None),
             ],
+            failed: vec!["c".into()],
         }
     }
 

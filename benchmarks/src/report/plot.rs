@@ -152,6 +152,11 @@ mod tests {
     use super::*;
     use crate::row::Goal;
 
+    fn report(results: Vec<Outcome>) -> Report {
+        let (machine, failed) = (Vec::new(), Vec::new());
+        Report { format: FORMAT, machine, load: (None, None), quick: false, results, failed }
+    }
+
     #[test]
     fn each_row_is_in_the_plot_of_ratios_and_has_one_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
@@ -161,9 +166,7 @@ mod tests {
             example("slow", pairs(3.0), Some(Goal::Ratio(1.0))),
             example("none", vec![(0.0, 0.0); 200], None),
         ];
-        let machine = Vec::new();
-        let report = Report { format: FORMAT, machine, load: (None, None), quick: false, results };
-        write(&report, folder.path()).unwrap();
+        write(&report(results), folder.path()).unwrap();
         let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let ratios = text("ratios.svg");
         // A name is a line of its own.
@@ -177,9 +180,6 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let machine = Vec::new();
-        let report =
-            Report { format: FORMAT, machine, load: (None, None), quick: false, results: vec![] };
-        assert!(write(&report, &file.path().join("below")).is_err());
+        assert!(write(&report(Vec::new()), &file.path().join("below")).is_err());
     }
 }
