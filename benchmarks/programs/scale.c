@@ -160,19 +160,41 @@ static void receivers(void)
 static int one;
 static void pair(void) { add(one, 0, 1), add(one, 0, -1); }
 
-/* N others are attached, and asleep. */
+/* Until that many of our children have said so; none must have ended. */
+static void all_there(long many)
+{
+    const struct timespec tick = { 0, 1000000 };
+    while (semctl(one, 1, GETVAL) < many) {
+        if (waitpid(-1, NULL, WNOHANG) != 0) {
+            fprintf(stderr, "one of %ld processes has ended\n", many);
+            exit(1);
+        }
+        nanosleep(&tick, NULL);
+    }
+}
+
+/* N others are attached, and asleep. They come a few at a time: a crowd at the
+ * door is another matter. */
 static void tasks(void)
 {
     one = MUST(semget(IPC_PRIVATE, 3, IPC_CREAT | 0600));
     pid_t *pids = calloc((size_t)n, sizeof *pids);
-    for (long i = 0; i < n; i++)
-        if ((pids[i] = child()) == 0)
-            forever(one, 2, 1);
-    all_asleep(one, n);
+    for (long i = 0; i < n; i++) {
+        if ((pids[i] = child()) == 0) {
+            add(one, 1, 1);
+            for (;;)
+                pause();
+        }
+        if (i % 50 == 0)
+            all_there(i);
+    }
+    all_there(n);
     batches(pair);
     sem_remove(one);
     for (long i = 0; i < n; i++)
-        ended(pids[i]);
+        kill(pids[i], SIGKILL);
+    for (long i = 0; i < n; i++)
+        MUST(waitpid(pids[i], NULL, 0));
 }
 
 /* N processes, each on its own processor and its own set: nanoseconds of a pair
@@ -218,7 +240,7 @@ int main(int argc, char **argv)
     char *code = argv[1], *last = strrchr(code, '-');
     amount(argv[2]);
     n = number(argc, argv, 3);
-    alarm(120);
+    alarm(n < 5000 ? 120 : 500);
     if (!strcmp(code, "sleepers"))
         return sleepers(0), 0;
     if (!strcmp(code, "sleepers-apart"))

@@ -2,20 +2,22 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use vshmem_tests::build;
 use vshmem_tests::guests::Daemon;
+use vshmem_tests::run::{Outcome, run};
 use vshmem_tests::session::Session;
-use vshmem_tests::{build, run::run};
 
 use crate::row::Program;
 
 /// Every program has an alarm of its own before this.
-pub const WATCHDOG: Duration = Duration::from_secs(130);
+pub const WATCHDOG: Duration = Duration::from_secs(550);
 
 /// Regions that a daemon serves: one as large as the user's own, and one for crowds and many
 /// objects, of which 10,000 tasks take 48 KiB and a quarter each. (The user's own endpoint leaves
@@ -152,6 +154,17 @@ impl Place {
     }
 }
 
+/// How a program that failed ended, and the first it said: a crowd says the same thousands of times.
+pub fn ended_badly(command: &Command, outcome: &Outcome) -> String {
+    let mut lines = outcome.stderr.lines();
+    let first: Vec<_> = lines.by_ref().take(3).collect();
+    let more = if lines.next().is_some() { "\n..." } else { "" };
+    let name = command.get_program().to_string_lossy();
+    let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+    let words = arguments.join(" ");
+    format!("{name} {words}\nended with {}: {}{more}", outcome.end, first.join("\n"))
+}
+
 /// What a measuring program prints: a number per line.
 ///
 /// # Errors
@@ -159,7 +172,7 @@ impl Place {
 /// It fails, or prints something else.
 pub fn samples(command: &mut Command) -> Result<Vec<f64>> {
     let outcome = run(command, WATCHDOG)?;
-    ensure!(outcome.good(), "{command:?} ended with {}: {}", outcome.end, outcome.stderr);
+    ensure!(outcome.good(), "{}", ended_badly(command, &outcome));
     let number = |line: &str| line.parse().with_context(|| format!("{command:?}: '{line}'"));
     outcome.stdout.lines().map(number).collect()
 }

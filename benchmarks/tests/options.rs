@@ -70,7 +70,7 @@ fn the_list_has_every_group_and_what_has_to_be_named() {
     let output = bench(&["--list"]);
     assert!(output.status.success());
     let list = String::from_utf8(output.stdout).unwrap();
-    for word in ["sem: ", "  sem-pair ", "instructions: ", "  tasks-10000 ", "(goal)"] {
+    for word in ["sem: ", "  sem-pair ", "instructions: ", "  tasks-9900 ", "(goal)"] {
         assert!(list.contains(word), "{word} is not in:\n{list}");
     }
     let one = String::from_utf8(bench(&["--list", "--only", "sem-pair"]).stdout).unwrap();

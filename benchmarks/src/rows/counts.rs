@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use vshmem_tests::run::run;
 
-use crate::place::{Place, WATCHDOG};
+use crate::place::{Place, WATCHDOG, ended_badly};
 use crate::row::{Goal, Program, Row, Unit};
 use crate::run::Turn;
 
@@ -81,7 +81,7 @@ fn environment(place: &Place, program: &Program) -> Result<Vec<(String, String)>
 fn outcome_of(mut command: Command, built: &Path, program: &Program, n: u64) -> Result<String> {
     command.arg(built).arg(&program.code).arg(format!("{n}x"));
     let outcome = run(&mut command, WATCHDOG)?;
-    ensure!(outcome.good(), "{command:?} ended with {}: {}", outcome.end, outcome.stderr);
+    ensure!(outcome.good(), "{}", ended_badly(&command, &outcome));
     Ok(outcome.stderr)
 }
 
