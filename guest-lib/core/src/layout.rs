@@ -587,6 +587,9 @@ pub mod set {
     pub const DIRTY: u64 = 0xa8;
     /// Cell: seconds of the last `semop` that took the queued path.
     pub const OTIME: u64 = 0xb0;
+    /// Cell: not 0 if a waiter has several operations or waits for zero, or one had since somebody
+    /// last found no waiters.
+    pub const MIXED: u64 = 0xb8;
 }
 
 /// One semaphore; a block of them begins with a link cell in slot 0, semaphores follow.

@@ -217,6 +217,12 @@ fn sleeper<P: Platform>(
         let what = format!("lane {id} sleeps with {n} operations");
         return part.note(v, Fault::Waiters, who, slot.plus(lane::WAIT_N), what, &[status]);
     }
+    let mixed = at.plus(set::MIXED);
+    let first = sem::unpack(v.word(slot.plus(lane::OPS)));
+    if v.cell(mixed) == 0 && (n > 1 || first.op == 0) {
+        let what = format!("lane {id} waits for more than one lower value, unmarked");
+        part.note(v, Fault::Waiters, who, mixed, what, &[status, mixed]);
+    }
     let mut values = HashMap::new();
     for i in 0..n {
         let op = sem::unpack(v.word(slot.plus(lane::OPS).index(i.into(), 8)));

@@ -333,6 +333,13 @@ impl Ops<'_> {
     }
 }
 
+impl Ops<'_> {
+    /// The semaphore of the only operation.
+    fn only<P: Platform>(&self, r: &Region<P>) -> Result<Option<u16>> {
+        if self.len() == 1 { Ok(Some(self.get(r, 0)?.num)) } else { Ok(None) }
+    }
+}
+
 struct Request<'a> {
     ops: Ops<'a>,
     who: Identity,
@@ -374,9 +381,16 @@ fn attempt<P: Platform>(
     match try_ops(txn, object, request, waiters > 0)? {
         Tried::Failed(errno) => Err(errno.into()),
         Tried::Done { raised, lowered, zeroed } => {
-            let matters =
-                waiters > 0 && (raised || zeroed && lowered || lowered && several(txn, object)?);
-            if matters && hand_off(txn, object, Change::Some { zeroed })? {
+            let lets = |txn: &Txn<'_, P>| {
+                Ok::<_, Error>(
+                    lowered && is_mixed(txn, object)? && (zeroed || several(txn, object)?),
+                )
+            };
+            let num = request.ops.only(txn.region())?;
+            if waiters > 0
+                && (raised || lets(txn)?)
+                && hand_off(txn, object, Change::Some { zeroed, num })?
+            {
                 return Ok(Attempt::DoneMore);
             }
             Ok(Attempt::Done)
@@ -389,6 +403,10 @@ fn attempt<P: Platform>(
             txn.set(slot.plus(lane::WAIT_N), request.ops.len() as u32)?;
             let block = request.undo.map_or(0, vshmem_core::arena::to_cell);
             txn.set(slot.plus(lane::WAIT_BLOCK), block)?;
+            let mixed = request.ops.only(txn.region())?.is_none() || op.op == 0;
+            if mixed || waiters == 0 {
+                txn.set(object.at.plus(set::MIXED), mixed.into())?;
+            }
             wait_list(object.at).push(txn, object.index, c)?;
             txn.set(object.at.plus(set::WAITERS), waiters.saturating_add(1))?;
             Ok(Attempt::Queued)
@@ -499,15 +517,15 @@ fn request_of<P: Platform>(txn: &Txn<'_, P>, id: LaneId) -> Result<Request<'stat
 pub(super) enum Change {
     /// Who knows.
     All,
-    /// The semaphores of one call; whether one of them is zero now.
-    Some { zeroed: bool },
+    /// The semaphores of one call; whether one of them is zero now, and which it was if only one.
+    Some { zeroed: bool, num: Option<u16> },
 }
 
 impl Change {
     /// Whether the kernel would look at those that wait for zero.
     fn zeroed<P: Platform>(self, txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
         match self {
-            Self::Some { zeroed } => Ok(zeroed),
+            Self::Some { zeroed, .. } => Ok(zeroed),
             Self::All => {
                 let (sems, nsems) = sems_of(txn, object)?;
                 for num in 0..nsems {
@@ -528,6 +546,53 @@ fn several<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
             return Ok(true);
         }
     }
+    Ok(false)
+}
+
+/// Whether somebody waits with several operations or for zero, or did since the set had no sleepers.
+fn is_mixed<P: Platform>(txn: &Txn<'_, P>, object: &Object) -> Result<bool> {
+    Ok(txn.get(object.at.plus(set::MIXED))? != 0)
+}
+
+/// [`hand_off`] where each waits with one operation that lowers one semaphore: nobody's turn lets an
+/// earlier one go, so one round in their order serves all, and it ends when there is nothing left.
+fn hand_down<P: Platform>(txn: &mut Txn<'_, P>, object: &Object, change: Change) -> Result<bool> {
+    let list = wait_list(object.at);
+    let dirty = object.at.plus(set::DIRTY);
+    let (sems, _) = sems_of(txn, object)?;
+    let num = match change {
+        Change::Some { num, .. } => num,
+        Change::All => None,
+    };
+    let mut turns = rounds(txn.region());
+    let mut next = list.first(txn)?;
+    while let Some(id) = next {
+        if let Some(num) = num
+            && Word(txn.word(sem_at(sems, num.into()))?).value() == 0
+        {
+            break;
+        }
+        turns.pass(1, object.at, UNSETTLED)?;
+        next = list.after(txn, id)?;
+        let request = request_of(txn, id)?;
+        if num.is_some() && request.ops.only(txn.region())? != num {
+            continue;
+        }
+        if txn.room() < one_hand_off(request.ops.len()) {
+            txn.set(dirty, 1)?;
+            return Ok(true);
+        }
+        let waiters = txn.get(object.at.plus(set::WAITERS))?;
+        let outcome = match try_ops(txn, object, &request, waiters > 1)? {
+            Tried::Blocked(op) if !op.nowait() => continue,
+            Tried::Blocked(_) => Err(Errno::EAGAIN),
+            Tried::Failed(errno) => Err(errno),
+            Tried::Done { .. } => Ok(()),
+        };
+        list.settle(txn, id, outcome)?;
+        txn.set(object.at.plus(set::WAITERS), waiters.saturating_sub(1))?;
+    }
+    txn.set(dirty, 0)?;
     Ok(false)
 }
 
@@ -561,6 +626,9 @@ pub(super) fn hand_off<P: Platform>(
     object: &Object,
     mut change: Change,
 ) -> Result<bool> {
+    if !is_mixed(txn, object)? {
+        return hand_down(txn, object, change);
+    }
     let list = wait_list(object.at);
     let dirty = object.at.plus(set::DIRTY);
     'again: loop {
@@ -588,7 +656,7 @@ pub(super) fn hand_off<P: Platform>(
                     Tried::Failed(errno) => Err(errno),
                     Tried::Done { zeroed, .. } => {
                         if class == Class::Alters {
-                            change = Change::Some { zeroed };
+                            change = Change::Some { zeroed, num: None };
                         }
                         Ok(())
                     }

@@ -316,6 +316,7 @@ pub(super) fn sleepers<P: Platform>(
             txn.set(list.tail, before)?;
             if kind == Kind::Set {
                 txn.set(at.plus(set::WAITERS), n)?;
+                txn.set(at.plus(set::MIXED), 1)?;
             }
         }
         txn.set(at.plus(if kind == Kind::Set { set::DIRTY } else { queue::DIRTY }), 1)?;
