@@ -126,6 +126,7 @@ fn spread(outcome: &Outcome, file: &Path) -> Result<()> {
         .x_desc("one of so many is worse")
         .y_desc(outcome.unit.text())
         .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y}"))
         .label_style((FONT, 12))
         .draw()
         .map_err(plain)?;

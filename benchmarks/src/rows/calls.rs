@@ -25,12 +25,12 @@ pub fn rows() -> Vec<Row> {
 fn semaphores() -> Vec<Row> {
     vec![
         micro("sem", "sem-pair", "semop +1, -1, uncontended").goal(Goal::Most(60.0)),
-        micro("sem", "sem-undo-pair", "the same with SEM_UNDO"),
+        micro("sem", "sem-undo-pair", "semop +1, -1 with SEM_UNDO"),
         micro("sem", "sem-multi", "semop of four operations"),
         micro("sem", "sem-read", "semctl GETVAL"),
-        micro("sem", "sem-turns", "ping-pong, wherever the scheduler puts both"),
-        micro("sem", "sem-turns-pinned", "the same, each on a processor: both running"),
-        micro("sem", "sem-turns-pinned", "the same, no wait spins")
+        micro("sem", "sem-turns", "semop ping-pong, wherever the scheduler puts both"),
+        micro("sem", "sem-turns-pinned", "semop ping-pong, each on a processor: both running"),
+        micro("sem", "sem-turns-pinned", "semop ping-pong, each on a processor, no wait spins")
             .named("sem-turns-asleep")
             .asleep(),
         beside("sem-turns-futex", "sem", "sem-turns-pinned", "futex", "futex-turns-pinned")
@@ -40,25 +40,29 @@ fn semaphores() -> Vec<Row> {
         beside("sem-turns-spin", "sem", "sem-turns-pinned", "spin", "spin-turns-pinned")
             .goal(Goal::Ratio(2.5)),
         beside("sem-turns-tcp", "sem", "sem-turns-pinned", "tcp", "tcp-turns-pinned"),
-        micro("sem", "sem-turns-busy", "ping-pong, another process keeps one processor busy"),
+        micro("sem", "sem-turns-busy", "semop ping-pong, a third process keeps one processor busy"),
     ]
 }
 
 fn messages() -> Vec<Row> {
     vec![
         micro("msg", "msg-pair", "msgsnd, msgrcv of 64 bytes, uncontended").goal(Goal::Most(120.0)),
-        micro("msg", "msg-type-pair", "the same by type"),
+        micro("msg", "msg-type-pair", "msgsnd, msgrcv of 64 bytes, by type"),
         beside("msg-pair-mq", "msg", "msg-pair", "posix mq", "mq-pair"),
         micro("msg", "msg-stream", "one producer, one consumer, 64 bytes").goal(Goal::Ratio(0.1)),
-        micro("msg", "msg-turns", "ping-pong, wherever the scheduler puts both"),
-        micro("msg", "msg-turns-pinned", "the same, each on a processor: both running"),
-        micro("msg", "msg-turns-pinned", "the same, no wait spins")
+        micro("msg", "msg-turns", "message ping-pong, wherever the scheduler puts both"),
+        micro("msg", "msg-turns-pinned", "message ping-pong, each on a processor: both running"),
+        micro("msg", "msg-turns-pinned", "message ping-pong, each on a processor, no wait spins")
             .named("msg-turns-asleep")
             .asleep(),
         beside("msg-turns-futex", "msg", "msg-turns-pinned", "futex", "futex-turns-pinned")
             .asleep(),
         beside("msg-turns-mq", "msg", "msg-turns-pinned", "posix mq", "mq-turns-pinned"),
-        micro("msg", "msg-turns-busy", "ping-pong, another process keeps one processor busy"),
+        micro(
+            "msg",
+            "msg-turns-busy",
+            "message ping-pong, a third process keeps one processor busy",
+        ),
     ]
 }
 
@@ -73,18 +77,18 @@ fn segments() -> Vec<Row> {
     vec![
         micro("shm", "shm-cycle", "shmget, shmat, touch, shmdt, remove").goal(Goal::Ratio(1.0)),
         copy("1M", "1 MiB into and out of a segment, beside memory of its own"),
-        copy("64M", "64 MiB of them"),
+        copy("64M", "64 MiB into and out of a segment, beside memory of its own"),
     ]
 }
 
 fn posix() -> Vec<Row> {
     vec![
         micro("posix", "unit-pair", "sem_post, sem_wait in a segment"),
-        micro("posix", "mutex-pair", "lock, unlock of a mutex there"),
+        micro("posix", "mutex-pair", "lock, unlock of a mutex in a segment"),
         micro("posix", "own-unit-pair", "sem_post, sem_wait in memory of its own"),
-        micro("posix", "own-mutex-pair", "lock, unlock there"),
+        micro("posix", "own-mutex-pair", "lock, unlock of a mutex in memory of its own"),
         micro("posix", "unit-turns-pinned", "sem_t ping-pong, each on a processor"),
-        micro("posix", "unit-turns-pinned", "the same, no wait spins")
+        micro("posix", "unit-turns-pinned", "sem_t ping-pong, each on a processor, no wait spins")
             .named("unit-turns-asleep")
             .asleep(),
     ]

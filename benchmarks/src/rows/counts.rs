@@ -31,28 +31,28 @@ pub fn rows() -> Vec<Row> {
     };
     let mut rows = vec![
         calls("sem-pair", "system calls of semop +1, -1").goal(Goal::Most(0.0)),
-        calls("sem-undo-pair", "the same with SEM_UNDO").goal(Goal::Most(0.0)),
-        calls("msg-pair", "of msgsnd, msgrcv of 64 bytes").goal(Goal::Most(0.0)),
-        calls("shm-cycle", "of shmget, shmat, touch, shmdt, remove"),
-        asleep("sem-turns", "of a turn of which each wait sleeps"),
-        asleep("msg-turns", "the same with messages"),
+        calls("sem-undo-pair", "system calls of semop +1, -1 with SEM_UNDO").goal(Goal::Most(0.0)),
+        calls("msg-pair", "system calls of msgsnd, msgrcv of 64 bytes").goal(Goal::Most(0.0)),
+        calls("shm-cycle", "system calls of shmget, shmat, touch, shmdt, remove"),
+        asleep("sem-turns", "system calls of a turn of semop, each wait sleeps"),
+        asleep("msg-turns", "system calls of a turn of messages, each wait sleeps"),
         // Two: each side sleeps once a turn. More are spurious wake-ups.
-        micro("sem-turns-switches-pinned", "sleeps of a turn of which each wait sleeps")
+        micro("sem-turns-switches-pinned", "sleeps of a turn of semop, no wait spins")
             .asleep()
             .named("sleeps-sem-turns")
             .goal(Goal::Most(2.1)),
-        micro("msg-turns-switches-pinned", "the same with messages")
+        micro("msg-turns-switches-pinned", "sleeps of a turn of messages, no wait spins")
             .asleep()
             .named("sleeps-msg-turns")
             .goal(Goal::Most(2.1)),
     ];
     for (code, about) in [
         ("sem-pair", "semop +1, -1, uncontended"),
-        ("sem-undo-pair", "the same with SEM_UNDO"),
+        ("sem-undo-pair", "semop +1, -1 with SEM_UNDO"),
         ("sem-multi", "semop of four operations"),
         ("sem-read", "semctl GETVAL"),
         ("msg-pair", "msgsnd, msgrcv of 64 bytes"),
-        ("msg-type-pair", "the same by type"),
+        ("msg-type-pair", "msgsnd, msgrcv of 64 bytes, by type"),
         ("shm-cycle", "shmget, shmat, touch, shmdt, remove"),
         ("mutex-pair", "lock, unlock of a mutex in a segment"),
     ] {

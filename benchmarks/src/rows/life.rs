@@ -20,7 +20,7 @@ pub fn rows() -> Vec<Row> {
     vec![
         life("first-call", "a new process's first set, made and removed: it attaches"),
         life("first-touch", "its first segment: shmget, shmat, touch; it attaches"),
-        life("first-touch", "the same beside memfd, mmap, touch")
+        life("first-touch", "its first segment beside memfd, mmap, touch")
             .named("first-touch-memfd")
             .beside("memfd", "first-map"),
         Row::alone(

@@ -25,13 +25,13 @@ pub fn rows() -> Vec<Row> {
     let pages = |code: &str, about: &str| Row::program("pages", "pages", code, about);
     let mut rows = vec![
         pages("walk", "reads of random words of 256 MiB").named("page-walk").with(&[LARGE]),
-        pages("walk", "the same; the program asks for huge pages")
+        pages("walk", "reads of random words of 256 MiB, huge pages asked for")
             .named("page-walk-huge")
             .with(&[LARGE, "huge"]),
         pages("cycle", "a page of 16 MiB that are made, touched, removed")
             .named("page-cycle")
             .with(&[SOME]),
-        pages("cycle", "the same; the program asks for huge pages")
+        pages("cycle", "a page of 16 MiB that are made, touched, removed, huge pages asked for")
             .named("page-cycle-huge")
             .with(&[SOME, "huge"]),
     ];

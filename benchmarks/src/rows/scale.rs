@@ -42,7 +42,10 @@ pub fn rows() -> Vec<Row> {
     }
     for (code, about) in [
         ("sleepers", "so many asleep on a semaphore, the first is woken and answers"),
-        ("sleepers-apart", "the same; all others are asleep on another semaphore of the set"),
+        (
+            "sleepers-apart",
+            "one asleep is woken and answers, so many on another semaphore of the set",
+        ),
         ("receivers", "so many asleep on a queue, each for a type; one is woken and answers"),
     ] {
         rows.extend(sizes_of(code, about, SLEEPERS));
@@ -60,7 +63,11 @@ pub fn rows() -> Vec<Row> {
         apart(true, "apart", "pairs of two processes on two sets, beside one's")
             .goal(Goal::Ratio(1.0 / 1.9)),
     );
-    rows.push(apart(false, "apart-kernel", "the same on the kernel"));
+    rows.push(apart(
+        false,
+        "apart-kernel",
+        "pairs of two processes on two sets of the kernel, beside one's",
+    ));
     let crowd = sizes_of("tasks", "semop +1, -1; so many others are attached, and asleep", CROWD);
     rows.extend(crowd.into_iter().filter(|row| row.name != "tasks-1").map(|mut row| {
         row.group = super::CROWD;

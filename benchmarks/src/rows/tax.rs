@@ -33,7 +33,7 @@ fn tax(code: &str, about: &str) -> Row {
 /// Codes of `programs/tax.c`, and whether they are measured as a user of System V IPC as well.
 const CODES: &[(&str, &str, bool)] = &[
     ("fork", "fork, _exit, waitpid", true),
-    ("vfork", "the same with vfork", true),
+    ("vfork", "vfork, _exit, waitpid", true),
     ("exec-fails", "execv of what is not there", false),
     ("waitpid", "waitpid without children", false),
     ("munmap", "mmap, munmap of 64 KiB", true),
@@ -52,7 +52,7 @@ const CODES: &[(&str, &str, bool)] = &[
 pub fn rows() -> Vec<Row> {
     let mut rows = vec![
         tax("start", "posix_spawn and end of /bin/true").goal(Goal::More(1e6)),
-        tax("start-processor", "the same, processor time"),
+        tax("start-processor", "posix_spawn and end of /bin/true, processor time"),
         tax("vshmem-run", "vshmem run -- true, as a whole").both(run_true),
     ];
     for (code, about, _) in CODES {
@@ -67,7 +67,7 @@ pub fn rows() -> Vec<Row> {
             .both(|place, turn| Ok(vec![make(place, turn)?.clock])),
     );
     rows.push(
-        tax("build-processor", "the same, processor time")
+        tax("build-processor", "make and gcc: a small C program, processor time")
             .both(|place, turn| Ok(vec![make(place, turn)?.processor]))
             .goal(Goal::Ratio(1.02))
             .patience(5 * PATIENCE),
