@@ -2,7 +2,7 @@
 //! [`Endpoint`] of the host.
 
 use crate::codec::IvshmemId;
-use crate::config::Region as Config;
+use crate::config::{Backing, Region as Config};
 use crate::service::{Open, RegionService, Services, Start, Vm};
 use anyhow::{Context, anyhow};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -88,6 +88,8 @@ fn spec(config: &Config) -> Result<Spec, FormatError> {
     spec.number = config.number;
     spec.owner = rustix::process::geteuid().as_raw();
     spec.tasks = l.tasks.map_or(0, u64::from);
+    // What was allocated at the start stays.
+    spec.sparse = config.backing == Backing::Memfd && !config.prealloc;
     let limits = [
         (Limit::Shmmni, l.shmmni.map(u64::from)),
         (Limit::Shmall, l.shmall),

@@ -33,6 +33,17 @@ impl Pool {
         [Self::Sems, Self::Msgs, Self::Undo, Self::Misc];
 }
 
+/// How pages are when they are given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// They read as zeros.
+    Zeroed,
+    /// In the caches, and nobody writes them any more: the next to be used.
+    Warm,
+    /// Who had them was taken for dead, and might be in the middle of a store: not the next.
+    Cold,
+}
+
 const LOCK: Offset = Offset(sb::ARENA + arena::LOCK);
 const CURSOR: Offset = Offset(sb::ARENA + arena::CURSOR);
 const IN_USE: Offset = Offset(sb::ARENA + arena::PAGES);
@@ -176,7 +187,7 @@ impl<P: Platform> Txn<'_, P> {
     ///
     /// # Errors
     /// The pages are not in use, or outside.
-    pub fn free_run(&mut self, first: u32, pages: u32) -> Result<(), Corrupt> {
+    pub fn free_run(&mut self, first: u32, pages: u32, state: Left) -> Result<(), Corrupt> {
         self.lock(LOCK)?;
         let place = self.region().table(Table::Pages);
         let lowest = (place.at.0 / PAGE) as u32;
@@ -187,7 +198,10 @@ impl<P: Platform> Txn<'_, P> {
             ));
         }
         self.mark(Table::PageUsed, first, pages, false)?;
-        self.mark(Table::PageDirty, first, pages, true)?;
+        self.mark(Table::PageDirty, first, pages, state != Left::Zeroed)?;
+        if state == Left::Warm {
+            self.set(CURSOR, first)?;
+        }
         let used = self.get(IN_USE)?;
         self.set(IN_USE, used.saturating_sub(pages))
     }

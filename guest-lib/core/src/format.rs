@@ -1,9 +1,9 @@
 //! Laying a region out, and checking one that somebody else laid out.
 
 use crate::layout::{
-    FEATURES_INCOMPAT, FEATURES_RO_COMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER, MIN_FILE, PAGE,
-    PAGE_SHIFT, REGION_BASE, TABLES, Table, VERSION, arena, lane, msg, obj, park, peer, sb, sem,
-    task, wake,
+    FEATURE_SPARSE, FEATURES_INCOMPAT, FEATURES_RO_COMPAT, LIMITS, Limit, MAGIC, MAX_NUMBER,
+    MIN_FILE, PAGE, PAGE_SHIFT, REGION_BASE, TABLES, Table, VERSION, arena, lane, msg, obj, park,
+    peer, sb, sem, task, wake,
 };
 use crate::mem::{Corrupt, Mem, Offset, Ordering};
 
@@ -140,13 +140,23 @@ pub struct Spec {
     pub tasks: u64,
     /// Limits other than the default.
     pub limits: Vec<(Limit, u64)>,
+    /// Whether its memory is had as it is touched, and may be given back in between.
+    pub sparse: bool,
 }
 
 impl Spec {
     /// A region of root's called `name` of `len` bytes with everything else as Linux has it.
     #[must_use]
     pub fn new(name: &str, len: u64) -> Self {
-        Self { name: name.to_owned(), len, number: 0, owner: 0, tasks: 0, limits: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            len,
+            number: 0,
+            owner: 0,
+            tasks: 0,
+            limits: Vec::new(),
+            sparse: false,
+        }
     }
 
     /// The same for a region file of `size` bytes.
@@ -253,7 +263,7 @@ pub(crate) fn format(mem: &impl Mem, spec: &Spec) -> Result<Geometry, FormatErro
     let geometry = Geometry { number: spec.number, ..lay_out(spec.len, spec.tasks)? };
     let put = |at: u64, value: u64| mem.store(Offset(at), value, Ordering::Relaxed);
     put(sb::VERSION, u64::from(PAGE_SHIFT) << 32 | u64::from(VERSION))?;
-    put(sb::COMPAT, 0)?;
+    put(sb::COMPAT, if spec.sparse { FEATURE_SPARSE } else { 0 })?;
     put(sb::RO_COMPAT, 0)?;
     put(sb::INCOMPAT, 0)?;
     put(sb::LEN, spec.len)?;

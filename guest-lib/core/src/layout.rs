@@ -59,6 +59,9 @@ pub fn c_header() -> String {
 
 /// Feature bits this code knows; an unknown bit of `INCOMPAT` refuses the region.
 pub const FEATURES_INCOMPAT: u64 = 0;
+/// Of the compatible bits: the region's memory is had as it is touched, so a part that nobody uses may
+/// be given back.
+pub const FEATURE_SPARSE: u64 = 1;
 /// As [`FEATURES_INCOMPAT`], but only writing is refused.
 pub const FEATURES_RO_COMPAT: u64 = 0;
 

@@ -141,6 +141,13 @@ pub trait Mem {
     /// The range is outside the region.
     fn zero(&self, at: Offset, len: u64) -> Result<(), Corrupt>;
 
+    /// Has whole pages of the region read as zeros and gives their memory back; `false` where that
+    /// cannot be done or would not pay, and nothing has changed. They must be the caller's own.
+    fn discard(&self, at: Offset, len: u64) -> bool {
+        let _ = (at, len);
+        false
+    }
+
     /// Passes the time in the `i`-th turn of a short wait: spins first, yields later.
     fn relax(&self, i: u32);
 }

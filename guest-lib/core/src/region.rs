@@ -199,6 +199,16 @@ impl<P: Platform> Region<P> {
         Ok(self.mem.load(Offset(sb::OWNER), Ordering::Relaxed)? as u32)
     }
 
+    /// Whether memory that nobody uses may be given back: it is had again as it is touched. Where all
+    /// was had beforehand, so that nobody ever lacks it, it must not be.
+    ///
+    /// # Errors
+    /// The superblock is outside the memory, which opening excluded.
+    pub fn is_sparse(&self) -> Result<bool, Corrupt> {
+        // Relaxed: written once, before the region is found.
+        Ok(self.mem.load(Offset(sb::COMPAT), Ordering::Relaxed)? & layout::FEATURE_SPARSE != 0)
+    }
+
     /// A limit of this region as it is now, never more than the region has room for.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::complaints::Complaints;
 use crate::events::Events;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::time::{ClockId, clock_gettime};
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -140,6 +140,14 @@ macro_rules! forward_mem {
             }
             fn zero(&self, at: Offset, len: u64) -> Result<(), Corrupt> {
                 self.$field.zero(at, len)
+            }
+            fn discard(&self, at: Offset, len: u64) -> bool {
+                let Ok(start) = self.$field.bytes(at, len) else { return false };
+                // Only the host's files can; a guest's device refuses.
+                // SAFETY: inside the region's mapping, whose bytes others may change at any time too.
+                let done =
+                    unsafe { madvise(start.as_ptr().cast(), len as usize, Advice::LinuxRemove) };
+                done.is_ok()
             }
             fn relax(&self, i: u32) {
                 self.$field.relax(i);

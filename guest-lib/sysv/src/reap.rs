@@ -7,6 +7,7 @@
 use crate::object::{self, ANYONE, Held, Object};
 use crate::waiters::rounds;
 use crate::{Error, Result, msg, park, removal, sem, shm, withdraw};
+use vshmem_core::arena::Left;
 use vshmem_core::layout::{Table, arena, held, lane, obj, peer, queue, sb, set, task, waits};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
@@ -319,6 +320,12 @@ pub(crate) fn drop_held<P: Platform>(
                 })?;
             }
             _ => {
+                // What a dead lane holds another reaper may be freeing too.
+                let own = why == held::EXTENTS && id == on.id();
+                let zeroed = if own { shm::discard(r, slot)? } else { None };
+                // An endpoint frees what the dead had.
+                let living = id == on.id() && matches!(owner, Some(Owner::Task(_)));
+                let rest = if living { Left::Warm } else { Left::Cold };
                 r.transact(on, |txn| {
                     txn.lock(ARENA)?;
                     let n = txn.get(slot.plus(lane::HELD_FOR))?;
@@ -330,7 +337,9 @@ pub(crate) fn drop_held<P: Platform>(
                         held::SENDING => msg::free(txn, block)?,
                         held::SEMS => sem::free_block(txn, n, block)?,
                         held::UNDO => sem::free_undo(txn, n, block)?,
-                        held::EXTENTS => return shm::free_extents(txn, slot).map(drop),
+                        held::EXTENTS => {
+                            return shm::free_extents(txn, slot, zeroed, rest).map(drop);
+                        }
                         held::CHAIN => return msg::free_chain(txn, slot, BATCH),
                         _ => {
                             let what = "lane holds something of no known kind";

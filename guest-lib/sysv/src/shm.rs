@@ -11,7 +11,7 @@ pub use attached::{attach, cancel, detach, detach_all, inherit};
 
 use crate::object::{self, Get, Held, Object, Perm, flag, get64, own, permit};
 use crate::{Caller, Errno, Error, Result};
-use vshmem_core::arena::{Pool, to_cell};
+use vshmem_core::arena::{Left, Pool, to_cell};
 use vshmem_core::layout::{Limit, PAGE, Table, dir, extents, held, lane, obj, seg, task};
 use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, Task};
@@ -284,8 +284,33 @@ fn destroy<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<()> {
     Held::note(txn, held::EXTENTS, list, pages, 0)
 }
 
-/// Frees the extents the lane at `slot` holds, one a step; `true` when all are gone.
-pub(crate) fn free_extents<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset) -> Result<bool> {
+/// Pages from which on a run is cheaper to give back and fault in again than to zero.
+const WORTH_DISCARDING: u32 = 64;
+
+/// Gives the memory of the extent that the caller's own lane at `slot` frees next back to the system,
+/// if it is worth that; where it is, then. Nobody else may: by then it could be another segment's.
+pub(crate) fn discard<P: Platform>(r: &Region<P>, slot: Offset) -> Result<Option<(u32, u32)>> {
+    let list = r.block(r.peek(slot.plus(lane::HELD))?)?;
+    let count = r.peek(list.plus(extents::COUNT))?;
+    if count > most_extents(r.peek(slot.plus(lane::HELD_FOR))?) {
+        return Ok(None);
+    }
+    let Some(last) = count.checked_sub(1) else { return Ok(None) };
+    let at = extent_at(list, last);
+    let (first, n) = (r.peek(at)?, r.peek(at.plus(8))?);
+    let (start, len) = (Offset(u64::from(first) * PAGE), u64::from(n) * PAGE);
+    let worth = n >= WORTH_DISCARDING && r.is_sparse()?;
+    Ok((worth && r.mem().discard(start, len)).then_some((first, n)))
+}
+
+/// Frees the extents the lane at `slot` holds, one a step; `true` when all are gone. `zeroed` is one
+/// that was discarded, `rest` is how the others are.
+pub(crate) fn free_extents<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    slot: Offset,
+    zeroed: Option<(u32, u32)>,
+    rest: Left,
+) -> Result<bool> {
     let list = txn.region().block(txn.get(slot.plus(lane::HELD))?)?;
     let pages = txn.get(slot.plus(lane::HELD_FOR))?;
     let count = txn.get(list.plus(extents::COUNT))?;
@@ -299,7 +324,7 @@ pub(crate) fn free_extents<P: Platform>(txn: &mut Txn<'_, P>, slot: Offset) -> R
     };
     let at = extent_at(list, last);
     let (first, n) = (txn.get(at)?, txn.get(at.plus(8))?);
-    txn.free_run(first, n)?;
+    txn.free_run(first, n, if zeroed == Some((first, n)) { Left::Zeroed } else { rest })?;
     txn.set(list.plus(extents::COUNT), last)?;
     Ok(false)
 }

@@ -6,10 +6,10 @@ mod common;
 use common::{CREATE, caller, dying, endpoint, region, small, task};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vshmem_core::layout::Table;
-use vshmem_core::mem::{CrashMem, Died, HeapMem};
+use vshmem_core::mem::{CrashMem, Died, HeapMem, Mem};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Owner;
-use vshmem_core::{Lane, LaneId, Region};
+use vshmem_core::{Lane, LaneId, Offset, Region};
 use vshmem_sysv::sem::SemBuf;
 use vshmem_sysv::{Caller, Result, msg, reap, sem, shm, withdraw, withdrawn_to};
 
@@ -431,4 +431,38 @@ fn the_last_writer_of_a_semaphore_is_known_after_its_lane_is_another_s() {
     reap::task(&r, &mut on, s.victim.task).unwrap();
     assert_eq!(sem::getall(&r, &mut on, &s.victim, s.set).unwrap(), [5, 5]);
     sound(&r, &mut on);
+}
+
+/// Big ones are given back to the system as they are freed, small ones zeroed when they are taken.
+#[test]
+fn a_segment_reads_as_zeros_whoever_died_giving_back_its_pages() {
+    for size in [8_000, 300_000] {
+        die_everywhere(
+            |r, on, c, _| {
+                let id = shm::get(r, on, c, 0, size, CREATE)?;
+                let held = shm::attach(r, on, c, id, 0o6)?;
+                for e in &held.extents {
+                    let at = Offset(u64::from(e.first_page) * 4096);
+                    r.mem().write_bytes(at, &vec![0xff; e.pages as usize * 4096])?;
+                }
+                shm::remove(r, on, c, id)?;
+                shm::detach(r, on, c, held.seg, held.life)
+            },
+            |r, on, c, _, _| {
+                // Some of them lie where the other lay.
+                for _ in 0..3 {
+                    let id = shm::get(r, on, c, 0, size, CREATE).unwrap();
+                    let new = shm::attach(r, on, c, id, 0o6).unwrap();
+                    for e in &new.extents {
+                        let mut bytes = vec![1; e.pages as usize * 4096];
+                        let at = Offset(u64::from(e.first_page) * 4096);
+                        r.mem().read_bytes(at, &mut bytes).unwrap();
+                        assert!(bytes.iter().all(|b| *b == 0), "{size} bytes");
+                    }
+                    shm::remove(r, on, c, id).unwrap();
+                    shm::detach(r, on, c, new.seg, new.life).unwrap();
+                }
+            },
+        );
+    }
 }

@@ -368,6 +368,12 @@ impl Mem for Mapping {
     fn zero(&self, at: Offset, len: u64) -> std::result::Result<(), Corrupt> {
         self.mem.zero(at, len)
     }
+    fn discard(&self, at: Offset, len: u64) -> bool {
+        let Ok(start) = self.mem.bytes(at, len) else { return false };
+        // Only the host's files can; a guest's device refuses.
+        // SAFETY: inside the region's mapping, whose bytes others may change at any time as well.
+        unsafe { sys::madvise(start.as_ptr().cast(), len as usize, libc::MADV_REMOVE) }
+    }
     fn relax(&self, i: u32) {
         self.mem.relax(i);
     }

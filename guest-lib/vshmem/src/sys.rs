@@ -172,13 +172,13 @@ pub(crate) fn pid() -> u32 {
     unsafe { system_call!(libc::SYS_getpid) as u32 }
 }
 
-/// `madvise`: an advice not taken is no error.
+/// `madvise`; whether the advice was taken, which is no error if not.
 ///
 /// # Safety
 /// The advice does not take away what somebody relies on.
-pub(crate) unsafe fn madvise(at: *mut u8, len: usize, advice: i32) {
+pub(crate) unsafe fn madvise(at: *mut u8, len: usize, advice: i32) -> bool {
     // SAFETY: as the caller promises.
-    let _ = unsafe { call!(SYS_madvise, at, len, advice) };
+    unsafe { call!(SYS_madvise, at, len, advice) }.is_ok()
 }
 
 /// A duplicate numbered `from` or higher, close-on-exec.

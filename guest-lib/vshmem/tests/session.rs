@@ -375,6 +375,25 @@ fn big_segments_lie_as_in_the_file_modulo_two_megabytes() {
 }
 
 #[test]
+fn the_memory_of_a_big_segment_is_given_back_and_each_new_one_reads_as_zeros() {
+    let w = world(Manner::Good, 0);
+    let s = Session::attach_to(&w.socket()).unwrap();
+    for size in [30_000, 4 << 20] {
+        let before = w.backed();
+        for _ in 0..3 {
+            let segment = s.segment(Key::PRIVATE, size, Flags::default().mode(0o600)).unwrap();
+            let at = segment.attach().unwrap();
+            // SAFETY: attached, that long, and nobody else's.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), size as usize) };
+            assert!(bytes.iter().all(|b| *b == 0));
+            bytes.fill(0xff);
+            segment.remove().unwrap();
+        }
+        assert!(w.backed() < before + (1 << 20), "{before} bytes before, {} now", w.backed());
+    }
+}
+
+#[test]
 fn when_all_lanes_are_taken_the_call_says_so() {
     let _w = watchdog();
     // A region for two tasks has six lanes: one is the endpoint's, one this thread's.

@@ -45,7 +45,7 @@ fn a_full_arena_says_none_and_recovers() {
     assert_eq!(region.pages().unwrap(), (all, all));
     assert_eq!(region.transact(on, |t| t.alloc(Pool::Undo, 64)), Ok(None));
     for (first, n) in runs {
-        region.transact(on, |t| t.free_run(first, n)).unwrap();
+        region.transact(on, |t| t.free_run(first, n, Left::Warm)).unwrap();
     }
     assert_eq!(region.pages().unwrap(), (0, all));
     assert!(region.transact(on, |t| t.alloc(Pool::Undo, 2 << 20)).unwrap().is_some());
@@ -67,7 +67,7 @@ fn scrubbing_zeroes_what_was_used_before() {
     let first = region.transact(on, |t| t.take_run(2)).unwrap().unwrap();
     let at = Offset(u64::from(first) * PAGE);
     region.mem().write_bytes(at, b"old bytes").unwrap();
-    region.transact(on, |t| t.free_run(first, 2)).unwrap();
+    region.transact(on, |t| t.free_run(first, 2, Left::Warm)).unwrap();
     region.transact(on, |t| t.set(CURSOR, 0)).unwrap();
     let again = region.transact(on, |t| t.take_run(2)).unwrap().unwrap();
     assert_eq!(again, first);
@@ -82,8 +82,8 @@ fn freeing_what_is_not_in_use_is_corruption() {
     let region = region();
     let on = &mut Lane::new(LaneId(0));
     let first = region.transact(on, |t| t.take_run(4)).unwrap().unwrap();
-    region.transact(on, |t| t.free_run(first, 4)).unwrap();
-    assert!(region.transact(on, |t| t.free_run(first, 4)).is_err());
-    assert!(region.transact(on, |t| t.free_run(0, 1)).is_err());
-    assert!(region.transact(on, |t| t.free_run(u32::MAX - 1, 4)).is_err());
+    region.transact(on, |t| t.free_run(first, 4, Left::Warm)).unwrap();
+    assert!(region.transact(on, |t| t.free_run(first, 4, Left::Warm)).is_err());
+    assert!(region.transact(on, |t| t.free_run(0, 1, Left::Warm)).is_err());
+    assert!(region.transact(on, |t| t.free_run(u32::MAX - 1, 4, Left::Warm)).is_err());
 }

@@ -98,6 +98,10 @@ impl Mem for HeapMem {
         Ok(())
     }
 
+    fn discard(&self, at: Offset, len: u64) -> bool {
+        self.zero(at, len).is_ok()
+    }
+
     fn relax(&self, _: u32) {
         #[cfg(loom)]
         loom::thread::yield_now();
@@ -221,6 +225,11 @@ impl Mem for CrashMem {
     fn zero(&self, at: Offset, len: u64) -> Result<(), Corrupt> {
         self.storing();
         self.inner.zero(at, len)
+    }
+
+    fn discard(&self, at: Offset, len: u64) -> bool {
+        self.storing();
+        self.inner.discard(at, len)
     }
 
     fn relax(&self, i: u32) {

@@ -66,7 +66,7 @@ impl World {
         let memory = memfd_create("vshmem:test", MemfdFlags::CLOEXEC).unwrap();
         fchmod(&memory, Mode::RUSR | Mode::WUSR).unwrap();
         ftruncate(&memory, SIZE).unwrap();
-        let spec = Spec { tasks, ..Spec::for_file("test", SIZE).unwrap() };
+        let spec = Spec { tasks, sparse: true, ..Spec::for_file("test", SIZE).unwrap() };
         let mapped = Memory::map(&memory, spec.len, Arc::new(HostEvents::new())).unwrap();
         let region = Region::format(mapped, &spec).unwrap();
         let dir = tempfile::tempdir().unwrap();

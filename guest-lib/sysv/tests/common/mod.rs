@@ -25,7 +25,7 @@ pub fn heap() -> HeapMem {
 
 /// Less to make anew a thousand times.
 pub fn small() -> HeapMem {
-    let spec = Spec::new("test", 4 << 20);
+    let spec = Spec { sparse: true, ..Spec::new("test", 4 << 20) };
     let mem = HeapMem::new(spec.len);
     Region::format(mem.clone(), &spec).unwrap();
     mem

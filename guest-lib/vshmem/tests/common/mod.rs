@@ -149,7 +149,8 @@ pub fn world(manner: Manner, tasks: u64) -> Arc<World> {
     assert!(at != libc::MAP_FAILED);
     // SAFETY: mapped for the life of the process, page-aligned, used through this only.
     let host = Host(unsafe { MappedMem::new(NonNull::new(at.cast()).unwrap(), len) });
-    let region = Region::format(host, &Spec { tasks, ..Spec::new("test", len) }).unwrap();
+    let region =
+        Region::format(host, &Spec { tasks, sparse: true, ..Spec::new("test", len) }).unwrap();
     if manner == Manner::NoRegion {
         region.mem().store(Offset(0), 0, Ordering::Relaxed).unwrap();
     }
@@ -180,6 +181,16 @@ pub fn world(manner: Manner, tasks: u64) -> Arc<World> {
         }
     });
     world
+}
+
+impl World {
+    /// Bytes of the region that the system has memory for.
+    #[allow(dead_code)]
+    pub fn backed(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::File::from(self.rw.try_clone().unwrap());
+        file.metadata().unwrap().blocks() * 512
+    }
 }
 
 fn listen(path: &Path) -> OwnedFd {

@@ -3,7 +3,7 @@
 use super::{Mended, still};
 use crate::Error;
 use crate::check::part::{Fault, Finding, Fix, View, Who};
-use vshmem_core::arena::{Pool, pool_at};
+use vshmem_core::arena::{Left, Pool, pool_at};
 use vshmem_core::layout::{PAGE, Table, arena, extents, sb};
 use vshmem_core::{Lane, Offset, Platform, Txn};
 
@@ -34,7 +34,7 @@ pub(super) fn mend<P: Platform>(v: View<'_, P>, on: &mut Lane, f: &Finding) -> M
         (Fault::Leaked, Fix::Pages(first, n)) => {
             let n = n.min(extents::MAX_PAGES.into());
             under(v, on, f, |txn| {
-                txn.free_run(first as u32, n as u32)?;
+                txn.free_run(first as u32, n as u32, Left::Cold)?;
                 Ok(Some("given back"))
             })
         }
