@@ -25,12 +25,14 @@ pub enum Pool {
     Undo = 2,
     /// Extents and attachment records, by their own sizes.
     Misc = 3,
+    /// Queues' rings.
+    Rings = 4,
 }
 
 impl Pool {
     /// All of them.
     pub const ALL: [Self; arena::POOLS_COUNT as usize] =
-        [Self::Sems, Self::Msgs, Self::Undo, Self::Misc];
+        [Self::Sems, Self::Msgs, Self::Undo, Self::Misc, Self::Rings];
 }
 
 /// How pages are when they are given back.
@@ -60,10 +62,10 @@ pub fn class_of(size: u64) -> Option<u64> {
     (class < u64::from(arena::CLASSES)).then_some(class)
 }
 
-/// Whether blocks of these two sizes are of one class, so that one can serve as the other.
+/// Bytes of a block of class `class`.
 #[must_use]
-pub fn same_class(a: u64, b: u64) -> bool {
-    class_of(a) == class_of(b)
+pub const fn class_bytes(class: u64) -> u64 {
+    1 << (class + arena::MIN_SHIFT as u64)
 }
 
 /// A block's offset as cells carry it.

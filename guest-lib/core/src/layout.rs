@@ -271,7 +271,7 @@ pub mod arena {
     pub const MAX_BLOCK: u64 = 1 << (MIN_SHIFT + CLASSES - 1);
     /// Pools: memory that changes hands only within one never changes its type, so that a late
     /// compare-and-swap on a freed word can never meet other data.
-    pub const POOLS_COUNT: u32 = 4;
+    pub const POOLS_COUNT: u32 = 5;
 }
 
 /// One peer.
@@ -391,6 +391,9 @@ pub mod lane {
     pub const ROBBED: u64 = 0x0e0;
     /// Cell: a message block kept for the next message, so that an answer needs no allocation.
     pub const SPARE: u64 = 0x0e8;
+    /// Word: the place in a ring that the lane sends to or receives from, [`super::ring`]; its own
+    /// alone to write.
+    pub const NOTE: u64 = 0x0f0;
     /// Cell: which list the wait slot is in, [`super::waits`].
     pub const WAIT_KIND: u64 = 0x100;
     /// Cell: the object's index.
@@ -687,6 +690,77 @@ pub mod queue {
     pub const SEND_TAIL: u64 = 0xe0;
     /// Cell: 1 while waiters may be able to go.
     pub const DIRTY: u64 = 0xe8;
+    /// Cell: block of its ring, 0 for none.
+    pub const RING: u64 = 0xf0;
+    /// Cell: messages it has had, until it has a ring.
+    pub const HAD: u64 = 0xf8;
+}
+
+/// A busy queue's ring: messages pass through it without a transaction. `docs/adr/0009` tells how.
+///
+/// Positions count up for ever and wrap; position `p` is at place `p % PLACES`.
+pub mod ring {
+    /// Cell: free list link.
+    pub const LINK: u64 = 0x00;
+    /// Cell: index + 1 of its queue, 0 for none.
+    pub const QUEUE: u64 = 0x08;
+    /// Cell: the queue's life.
+    pub const LIFE: u64 = 0x10;
+    /// Cell: the first position of the queue's.
+    pub const BEGAN: u64 = 0x18;
+    /// Word: [`MADE`] once the places were made.
+    pub const MARK: u64 = 0x28;
+    /// What memory that was no ring before hardly holds.
+    pub const MADE: u64 = u64::from_le_bytes(*b"vshmrng\n");
+    /// Word, on a line that only senders write: closed, the next position, bytes sent.
+    pub const SENT: u64 = 0x80;
+    /// Word: who sent last and when, {seconds, identity}.
+    pub const SENT_BY: u64 = 0x88;
+    /// Word: what a sender saw last of [`RECEIVED`].
+    pub const SEEN: u64 = 0x90;
+    /// Word, on a line that only receivers write: closed, lane + 1 of the last receiver, the next
+    /// position, bytes received.
+    pub const RECEIVED: u64 = 0x100;
+    /// Word: who received last and when.
+    pub const RECEIVED_BY: u64 = 0x108;
+    /// Words, one a place: state, lane + 1, position, size.
+    pub const PLACE: u64 = 0x180;
+    /// Cells, one a place: the block of messages there; the low bits of its number are free for its
+    /// size, as [`BLOCK_SHIFT`] more.
+    pub const BLOCK: u64 = PLACE + 8 * PLACES;
+    /// Places. (The model checker gets small rings.)
+    pub const PLACES: u64 = if cfg!(loom) { 2 } else { 64 };
+    /// Bytes of a ring.
+    pub const SIZE: u64 = BLOCK + 8 * PLACES;
+    /// A ring is aligned to this many bytes, as a shift.
+    pub const ALIGN_SHIFT: u32 = if cfg!(loom) { 9 } else { 11 };
+    const _: () = assert!(SIZE <= 1 << ALIGN_SHIFT && SIZE > 1 << (ALIGN_SHIFT - 1));
+
+    /// Nothing is there; the position is over.
+    pub const EMPTY: u64 = 0;
+    /// A message.
+    pub const FULL: u64 = 1;
+    /// A message that the named lane has received and is still copying.
+    pub const TAKEN: u64 = 2;
+    /// Its sender was too slow, and may still write there.
+    pub const SKIPPED: u64 = 3;
+    /// A place's state.
+    pub const STATE: u64 = 3;
+    /// Where a place's lane begins: 15 bits; of a full one the message's size.
+    pub const OF_SHIFT: u32 = 2;
+    /// Where a position begins: 32 bits.
+    pub const POSITION_SHIFT: u32 = 17;
+    /// In [`SENT`] and [`RECEIVED`]: nobody sends, or receives, without a transaction.
+    pub const CLOSED: u64 = 1 << 63;
+    /// Where a lane of [`RECEIVED`] begins: 15 bits.
+    pub const LANE_SHIFT: u32 = 48;
+    /// Where a position of [`SENT`] and [`RECEIVED`] begins; below it bytes, 16 bits.
+    pub const COUNT_SHIFT: u32 = 16;
+    /// Bytes of the smallest block of a place, as a shift: 256.
+    pub const BLOCK_SHIFT: u32 = 8;
+    /// Bytes of the largest block of a place.
+    pub const MAX_BLOCK: u64 = 1024;
+    const _: () = assert!(PLACES * MAX_BLOCK <= 1 << COUNT_SHIFT);
 }
 
 /// A message: cells, then the bytes.
@@ -699,8 +773,10 @@ pub mod msg {
     pub const TYPE_LO: u64 = 0x10;
     /// Cell: type, high half.
     pub const TYPE_HI: u64 = 0x18;
-    /// Cell: bytes.
+    /// Cell: bytes in the low [`CLASS_SHIFT`] bits, the class of its block above.
     pub const SIZE: u64 = 0x20;
+    /// Where the class of a message's block begins.
+    pub const CLASS_SHIFT: u32 = 24;
     /// The bytes.
     pub const BYTES: u64 = 0x28;
 }

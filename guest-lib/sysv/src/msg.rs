@@ -7,11 +7,12 @@
 
 mod ctl;
 mod pass;
+mod ring;
 
 use crate::object::{self, Get, Held, Object, permit};
 use crate::waiters::{Patience, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
-use vshmem_core::arena::{Pool, same_class, to_cell};
+use vshmem_core::arena::{Pool, class_bytes, class_of, to_cell};
 use vshmem_core::layout::{Limit, arena, held, lane, msg, obj, queue};
 use vshmem_core::mem::Ordering;
 use vshmem_core::region::Kind;
@@ -20,6 +21,8 @@ use vshmem_core::{Lane, Offset, Platform, Region, Txn, wait};
 pub use ctl::{MsgInfo, QueueStat, info, remove, set, stat, stat_index, verify};
 pub(crate) use ctl::{dismiss_others, end};
 pub(crate) use pass::{Want, give_back, receivers, senders, settle, unqueue};
+use ring::Fast;
+pub(crate) use ring::{leave, renew};
 
 /// The text of a message to be sent. Where it is another program's memory it may not be there, so
 /// it is touched once, outside every lock, at the moment at which the kernel would find out.
@@ -131,7 +134,7 @@ pub fn get<P: Platform>(
     let qbytes = r.limit(Limit::Msgmnb)? as u32;
     r.transact(on, |txn| {
         let fill = |txn: &mut Txn<'_, P>, object: &Object| {
-            for cell in (queue::HEAD..=queue::DIRTY).step_by(8) {
+            for cell in (queue::HEAD..=queue::HAD).step_by(8) {
                 let value = if cell == queue::QBYTES { qbytes } else { 0 };
                 txn.set(object.at.plus(cell), value)?;
             }
@@ -144,25 +147,47 @@ pub fn get<P: Platform>(
     })
 }
 
-/// Bytes of a message's block.
-pub(crate) fn block_bytes(size: u32) -> u64 {
-    msg::BYTES + u64::from(size)
+/// The `msg::SIZE` of a message of `size` bytes in a block of `bytes`.
+fn pack(size: u32, bytes: u64) -> u32 {
+    let class = class_of(bytes).map_or(0xff, |c| c as u32);
+    size | class << msg::CLASS_SHIFT
 }
 
-/// The size a message says it has, checked against the memory.
-fn size_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<u32> {
-    let size = txn.get(block.plus(msg::SIZE))?;
-    if block_bytes(size) > arena::MAX_BLOCK
-        || block.plus(block_bytes(size)).0 > txn.region().mem().len()
-    {
-        return Err(vshmem_core::Corrupt::new(block, "message larger than the memory").into());
+/// Bytes of a message's text, by its `msg::SIZE`.
+pub(crate) const fn text_bytes(cell: u32) -> u32 {
+    cell & ((1 << msg::CLASS_SHIFT) - 1)
+}
+
+/// Bytes of a message's block, by its `msg::SIZE`; none where that is nonsense.
+pub(crate) fn block_bytes(cell: u32) -> Option<u64> {
+    let class = u64::from(cell >> msg::CLASS_SHIFT);
+    let bytes = (class < arena::CLASSES.into()).then(|| class_bytes(class))?;
+    (msg::BYTES + u64::from(text_bytes(cell)) <= bytes).then_some(bytes)
+}
+
+/// The size a message says it has, and that of its block, checked against the memory.
+fn sizes_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<(u32, u64)> {
+    let cell = txn.get(block.plus(msg::SIZE))?;
+    let inside = |bytes: &u64| block.plus(*bytes).0 <= txn.region().mem().len();
+    match block_bytes(cell).filter(inside) {
+        Some(bytes) => Ok((text_bytes(cell), bytes)),
+        None => Err(vshmem_core::Corrupt::new(block, "message larger than its memory").into()),
     }
-    Ok(size)
+}
+
+fn size_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<u32> {
+    Ok(sizes_of(txn, block)?.0)
 }
 
 pub(crate) fn free<P: Platform>(txn: &mut Txn<'_, P>, block: Offset) -> Result<()> {
-    let size = size_of(txn, block)?;
-    Ok(txn.free(Pool::Msgs, block_bytes(size), block)?)
+    let (_, bytes) = sizes_of(txn, block)?;
+    Ok(txn.free(Pool::Msgs, bytes, block)?)
+}
+
+/// The type of a message that nobody else changes.
+fn read_type<P: Platform>(r: &Region<P>, block: Offset) -> Result<i64> {
+    let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
+    Ok((u64::from(high) << 32 | u64::from(low)) as i64)
 }
 
 /// Frees some messages of the chain that the lane at `slot` holds.
@@ -208,17 +233,30 @@ pub fn send<P: Platform>(
         // The kernel reads the text first.
         Err(error) => return text.probe().and(Err(error)),
     };
+    // Through the ring, if it can go that way.
+    let mut patience = Patience::new(r, deadline);
+    loop {
+        match ring::send(r, on, c, &object, mtype, text)? {
+            Fast::Done(()) => {
+                patience.over(false);
+                return Ok(());
+            }
+            Fast::Wait if flags & flag::IPC_NOWAIT == 0 && patience.turn() => {}
+            _ => break,
+        }
+    }
     // 1. A block of the lane's: the one it has to spare, or a new one.
-    let block = match spare(r, on, size)? {
-        Some(block) => {
-            r.init(block.plus(msg::SIZE), size)?;
+    let bytes = ring::block_for(r, &object, msg::BYTES + u64::from(size))?;
+    let block = match spare(r, on, bytes)? {
+        Some((block, bytes)) => {
+            r.init(block.plus(msg::SIZE), pack(size, bytes))?;
             block
         }
         None => r.transact(on, |txn| {
-            let Some(block) = txn.alloc(Pool::Msgs, block_bytes(size))? else {
+            let Some(block) = txn.alloc(Pool::Msgs, bytes)? else {
                 return Err(Error::from(Errno::ENOMEM));
             };
-            txn.set(block.plus(msg::SIZE), size)?;
+            txn.set(block.plus(msg::SIZE), pack(size, bytes))?;
             Held::note(txn, held::SENDING, to_cell(block), object.index, object.life)?;
             Ok(block)
         })?,
@@ -228,22 +266,24 @@ pub fn send<P: Platform>(
     r.init(block.plus(msg::TYPE_HI), (mtype >> 32) as u32)?;
     let put = text.put(r.mem(), block.plus(msg::BYTES));
     // 3. To a receiver or into the queue; the block leaves the lane in the same step.
-    let sent = put.and_then(|()| pass::send(r, on, c, &object, block, flags, deadline));
+    let sent =
+        put.and_then(|()| pass::send(r, on, c, &object, block, flags, deadline, &mut patience));
     if sent.is_err() {
         crate::reap::drop_own(r, on)?;
     }
     sent
 }
 
-/// The block the lane kept of the last message it received, if a message of `size` bytes fits it.
-fn spare<P: Platform>(r: &Region<P>, on: &Lane, size: u32) -> Result<Option<Offset>> {
+/// The block the lane kept of the last message it received, and its bytes, if those are of the class
+/// of `bytes`.
+fn spare<P: Platform>(r: &Region<P>, on: &Lane, bytes: u64) -> Result<Option<(Offset, u64)>> {
     let cell = r.peek(r.lane(on.id())?.plus(lane::SPARE))?;
     if cell == 0 {
         return Ok(None);
     }
     let block = r.block(cell)?;
-    let have = r.peek(block.plus(msg::SIZE))?;
-    Ok(same_class(block_bytes(have), block_bytes(size)).then_some(block))
+    let have = block_bytes(r.peek(block.plus(msg::SIZE))?);
+    Ok(have.filter(|have| class_of(*have) == class_of(bytes)).map(|have| (block, have)))
 }
 
 /// Keeps the received `block` for the lane's next message, or frees it where one is kept.
@@ -293,14 +333,29 @@ pub fn recv<P: Platform>(
     let (mut wait, mut slept) = (false, false);
     let mut turns = rounds(r);
     let more = loop {
+        match ring::recv(r, on, c, &object, buf, want, flags)? {
+            Fast::Done(received) => {
+                patience.over(slept);
+                return Ok(received);
+            }
+            Fast::Wait if patience.turn() => continue,
+            // No more of that.
+            Fast::Wait => wait = true,
+            Fast::Slow => {}
+        }
         // Before the look: what is appended after it changes the cell, if only its tag.
         let tail = r.mem().load(object.at.plus(queue::TAIL), Ordering::Acquire)?;
         let received = r.transact(on, |txn| pass::recv(txn, &object, c, want, flags, wait))?;
         match received {
             pass::Received::Yes(more) => break more,
+            // And the ring was not empty: what there is was put where it can be searched.
+            pass::Received::Gathered => turns.pass(1, object.at, UNSETTLED)?,
             pass::Received::First => {
                 turns.pass(1, object.at, UNSETTLED)?;
                 settle(r, on, &object, &mut turns)?;
+            }
+            pass::Received::Nothing if r.peek(object.at.plus(queue::RING))? != 0 => {
+                wait = !patience.turn();
             }
             pass::Received::Nothing => wait = !spin(r, &object, tail, &mut patience)?,
             pass::Received::Queued => {
@@ -323,10 +378,9 @@ pub fn recv<P: Platform>(
     // The message is the lane's: copy it out, then free it.
     let slot = r.lane(on.id())?;
     let block = r.block(r.peek(slot.plus(lane::HELD))?)?;
-    let size = r.peek(block.plus(msg::SIZE))? as usize;
+    let size = text_bytes(r.peek(block.plus(msg::SIZE))?) as usize;
     let n = size.min(buf.len());
-    let (low, high) = (r.peek(block.plus(msg::TYPE_LO))?, r.peek(block.plus(msg::TYPE_HI))?);
-    let mtype = (u64::from(high) << 32 | u64::from(low)) as i64;
+    let mtype = read_type(r, block)?;
     let taken = buf.take(mtype, n, r.mem(), block.plus(msg::BYTES));
     keep(r, on, slot, block)?;
     if more {
@@ -357,7 +411,7 @@ fn spin<P: Platform>(
     Ok(false)
 }
 
-/// Checks read permission and locks the queue, inside a transaction.
+/// Checks the caller's rights and locks the queue, inside a transaction.
 fn enter<P: Platform>(txn: &mut Txn<'_, P>, object: &Object, c: &Caller, want: u32) -> Result<()> {
     object.lock(txn)?;
     permit(txn.region(), c, object.at, want)

@@ -108,6 +108,7 @@ fn settle_lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner, fate: F
             unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
             forget_outcome(r, id, owner)?;
+            msg::leave(r, on, id, Some(owner), fate == Fate::Dead)?;
             if fate == Fate::Fenced {
                 return give_back(r, on, id, owner);
             }
@@ -159,7 +160,7 @@ pub fn fenced<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
     for t in &tasks {
         r.set_task_state(t.id, task::DYING)?;
     }
-    let mut met = sem::renew_words(r);
+    let mut met = sem::renew_words(r).and(msg::renew(r, on));
     let owner = Owner::Endpoint { peer: index, incarnation: entry.incarnation };
     met = met.and(settle_lanes(r, on, owner, Fate::Fenced));
     for t in &tasks {

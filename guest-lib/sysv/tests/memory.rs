@@ -85,12 +85,17 @@ fn an_idle_object_takes_what_is_documented() {
     same("message queue, empty", place().queues(2000));
     let mut p = place();
     let queues: Vec<i32> =
-        (1..=20).map(|key| msg::get(&p.r, &mut p.on, &p.c, key, CREATE).unwrap()).collect();
-    let messages = p.each(4000, |p, i| {
+        (1..=320).map(|key| msg::get(&p.r, &mut p.on, &p.c, key, CREATE).unwrap()).collect();
+    let send = |p: &mut Place, i: u32| {
         let queue = queues[i as usize % queues.len()];
         msg::send(&p.r, &mut p.on, &p.c, queue, 1, &[0; 64][..], 0, None).unwrap();
-    });
+    };
+    let messages = p.each(320 * 16, send);
     same("message of 64 bytes in a queue", messages);
+    // From now on they are busy.
+    let busy = p.each(320 * 64, send);
+    same("ring of a busy queue, beside its messages", (busy - 256.0) * 64.0);
+    same("message of up to 216 bytes in a busy queue", busy - 2048.0 / 64.0);
     let segments = p.each(1000, |p, i| {
         shm::get(&p.r, &mut p.on, &p.c, 1 + i as i32, 4096, CREATE).unwrap();
     });

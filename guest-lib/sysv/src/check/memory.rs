@@ -115,6 +115,10 @@ fn free_list<P: Platform>(v: View<'_, P>, pool: Pool, class: u64, head: Offset, 
             used: Use::Free,
             says: (link, word),
         });
+        if pool == Pool::Rings {
+            // What somebody has not let go of.
+            super::ring::blocks(v, Fault::Arena, Who::Arena, block, part);
+        }
         link = block;
     }
 }

@@ -28,6 +28,7 @@ mod objects;
 mod part;
 mod people;
 pub mod repair;
+mod ring;
 mod waiting;
 
 pub use part::{Fault, Finding};

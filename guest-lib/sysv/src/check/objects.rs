@@ -287,6 +287,7 @@ fn messages<P: Platform>(
     let there = life & 3 == obj::LIVE;
     let (receivers, _) = waiting::list(v, msg::receivers(at), index, who, part);
     let (senders, _) = waiting::list(v, msg::senders(at), index, who, part);
+    let more = super::ring::ring(v, who, index, at, life, part);
     for id in receivers {
         let Ok(slot) = v.r.lane(LaneId(id)) else { continue };
         let want = msg::Want {
@@ -314,14 +315,20 @@ fn messages<P: Platform>(
             continue;
         }
         let Ok(block) = v.r.block(holds(lane::WAIT_BLOCK)) else { continue };
-        let size = u64::from(v.cell(block.plus(layout::msg::SIZE)));
+        let size = u64::from(msg::text_bytes(v.cell(block.plus(layout::msg::SIZE))));
         let all = u64::from(cell(queue::QBYTES));
-        let fits = u64::from(cell(queue::CBYTES)) + size <= all && u64::from(qnum) < all;
+        let (n, bytes) = (u64::from(qnum) + more.0, u64::from(cell(queue::CBYTES)) + more.1);
+        let fits = bytes + size <= all && n < all;
         if there && dirty == 0 && fits {
             let what = format!("lane {id} waits for room that is there");
             part.note(v, Fault::Overlooked, who, status, what, &[status]);
         }
     }
+}
+
+/// Bytes of a message's block; more than any block has where what it says is nonsense.
+pub(super) fn message_bytes<P: Platform>(v: View<'_, P>, block: Offset) -> u64 {
+    msg::block_bytes(v.cell(block.plus(layout::msg::SIZE))).unwrap_or(2 * arena::MAX_BLOCK)
 }
 
 /// Messages linked from the cell at `says`, with types and sizes, and whether that is all of them.
@@ -344,7 +351,7 @@ pub(super) fn chain<P: Platform>(
             part.note(v, fault, who, link, "more messages linked than counted".to_owned(), &[link]);
             return (all, false);
         }
-        let size = |b: Offset| msg::block_bytes(v.cell(b.plus(layout::msg::SIZE)));
+        let size = |b: Offset| message_bytes(v, b);
         let Some(block) = part.block(v, fault, who, link, Pool::Msgs, size) else {
             return (all, false);
         };
@@ -352,7 +359,7 @@ pub(super) fn chain<P: Platform>(
         part.expect(v, mtype > 0, fault, who, block.plus(layout::msg::TYPE_LO), || {
             format!("a message of type {mtype}")
         });
-        all.push((block, mtype, v.cell(block.plus(layout::msg::SIZE))));
+        all.push((block, mtype, msg::text_bytes(v.cell(block.plus(layout::msg::SIZE)))));
         link = block.plus(layout::msg::NEXT);
     }
     (all, true)

@@ -51,6 +51,7 @@ faults! {
     Attached = "attached", "The segment goes too early, or never.";
     Set = "set", "Operations on the set fail with EIO, or use memory that is not its own.";
     Queue = "queue", "Sends and receives fail with EIO, or count wrongly.";
+    Ring = "ring", "Messages of the queue may be lost or not be seen; calls may fail with EIO.";
     Waiters = "waiters", "Sleepers of the object may never be woken, or calls fail with EIO.";
     Overlooked = "overlooked", "A sleeper sleeps on though it could go.";
     Undo = "undo", "What SEM_UNDO promised may not be undone, or twice.";
@@ -337,10 +338,23 @@ impl Part {
         pool: Pool,
         size: impl FnOnce(Offset) -> u64,
     ) -> Option<Offset> {
+        self.block_of(v, fault, who, says, v.cell(says), pool, size)
+    }
+
+    /// As [`Part::block`], where the cell at `says` means block `cell`.
+    pub fn block_of<P: Platform>(
+        &mut self,
+        v: View<'_, P>,
+        fault: Fault,
+        who: Who,
+        says: Offset,
+        cell: u32,
+        pool: Pool,
+        size: impl FnOnce(Offset) -> u64,
+    ) -> Option<Offset> {
         let word = v.word(says);
-        let Ok(block) = v.r.block(word as u32) else {
-            let what =
-                format!("names a block at {:#x}, outside the pages", u64::from(word as u32) << 6);
+        let Ok(block) = v.r.block(cell) else {
+            let what = format!("names a block at {:#x}, outside the pages", u64::from(cell) << 6);
             self.note(v, fault, who, says, what, &[says]);
             return None;
         };

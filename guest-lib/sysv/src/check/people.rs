@@ -3,10 +3,10 @@
 use super::objects;
 use super::part::{Fault, Part, View, Who};
 use super::waiting;
-use crate::{Result, msg, sem};
+use crate::{Result, sem};
 use std::collections::HashSet;
 use vshmem_core::arena::Pool;
-use vshmem_core::layout::{self, Table, attach, held, lane, obj, peer, set, task, undo};
+use vshmem_core::layout::{Table, attach, held, lane, obj, peer, set, task, undo};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Owner;
 use vshmem_core::txn::Stage;
@@ -269,7 +269,7 @@ fn idle<P: Platform>(v: View<'_, P>, id: LaneId, at: Offset, slot: Offset, part:
 fn holds<P: Platform>(v: View<'_, P>, who: Who, slot: Offset, part: &mut Part) {
     let (says, index) = (slot.plus(lane::HELD), v.cell(slot.plus(lane::HELD_FOR)));
     let place = slot.plus(lane::HELD_WHY);
-    let size = |b: Offset| msg::block_bytes(v.cell(b.plus(layout::msg::SIZE)));
+    let size = |b: Offset| objects::message_bytes(v, b);
     match v.cell(place) {
         held::NOTHING => {}
         held::SENDING => _ = part.block(v, Fault::Held, who, says, Pool::Msgs, size),

@@ -95,7 +95,12 @@ fn mend<P: Platform>(r: &Region<P>, on: &mut Lane, f: &Finding) -> Result<Option
         (Fault::Lock, _) => swap(v, f, 0, "the lock is free"),
         (Fault::Directory | Fault::Index | Fault::Key, _) => objects::directory(v, on, f),
         (
-            Fault::Object | Fault::Segment | Fault::Set | Fault::Queue | Fault::Attached,
+            Fault::Object
+            | Fault::Segment
+            | Fault::Set
+            | Fault::Queue
+            | Fault::Ring
+            | Fault::Attached,
             Who::Object(kind, index, _),
         ) => objects::object(v, on, f, kind, index),
         (Fault::Waiters | Fault::Overlooked, Who::Object(kind, index, _)) => {

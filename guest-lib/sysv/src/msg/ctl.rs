@@ -1,7 +1,7 @@
 //! `msgctl`.
 
 use super::pass::{dismiss, each_message, look_again};
-use super::size_of;
+use super::{ring, size_of};
 use crate::object::{self, Held, Object, Perm, own, permit};
 use crate::{Caller, Errno, Error, Result, removal};
 use vshmem_core::layout::{Limit, held, obj, queue};
@@ -63,8 +63,9 @@ pub fn info<P: Platform>(r: &Region<P>) -> Result<MsgInfo> {
     let (mut messages, mut bytes) = (0, 0);
     for index in object::indices(r, Kind::Queue)? {
         let at = r.object(Kind::Queue, index)?;
-        messages += u64::from(r.peek(at.plus(queue::QNUM))?);
-        bytes += u64::from(r.peek(at.plus(queue::CBYTES))?);
+        let (more, more_bytes) = ring::inside(r, at)?;
+        messages += u64::from(r.peek(at.plus(queue::QNUM))?) + u64::from(more);
+        bytes += u64::from(r.peek(at.plus(queue::CBYTES))?) + u64::from(more_bytes);
     }
     Ok(MsgInfo {
         msgmax: r.limit(Limit::Msgmax)? as u32,
@@ -114,17 +115,19 @@ fn stat_of<P: Platform>(
     r.transact(on, |txn| {
         object.lock(txn)?;
         let cell = |o: u64| txn.get(object.at.plus(o));
-        let pid = |o: u64| Ok::<_, Error>(Identity(cell(o)?).pid_seen_by(c.who.peer()) as i32);
+        let pid = |who: u32| Identity(who).pid_seen_by(c.who.peer()) as i32;
+        let [(stime, lspid), (rtime, lrpid)] = ring::stamps(txn, object)?;
+        let (more, more_bytes) = ring::inside(r, object.at)?;
         Ok(QueueStat {
             perm: object::perm(txn, object)?,
-            stime: cell(queue::STIME)?.into(),
-            rtime: cell(queue::RTIME)?.into(),
+            stime: stime.into(),
+            rtime: rtime.into(),
             ctime: cell(obj::CTIME)?.into(),
-            cbytes: cell(queue::CBYTES)?.into(),
-            qnum: cell(queue::QNUM)?.into(),
+            cbytes: u64::from(cell(queue::CBYTES)?) + u64::from(more_bytes),
+            qnum: u64::from(cell(queue::QNUM)?) + u64::from(more),
             qbytes: cell(queue::QBYTES)?.into(),
-            lspid: pid(queue::LSPID)?,
-            lrpid: pid(queue::LRPID)?,
+            lspid: pid(lspid),
+            lrpid: pid(lrpid),
         })
     })
 }
@@ -156,9 +159,12 @@ pub fn set<P: Platform>(
         let left = r.transact(on, |txn| {
             object.lock(txn)?;
             own(r, c, object.at)?;
+            ring::gather(txn, &object)?;
             object::set_perm(txn, &object, uid, gid, mode)?;
             txn.set(object.at.plus(queue::QBYTES), qbytes)?;
-            look_again(txn, &object, BATCH)
+            let left = look_again(txn, &object, BATCH)?;
+            ring::reopen(txn, &object)?;
+            Ok::<_, Error>(left)
         })?;
         rounds = Some(rounds.map_or(left.div_ceil(BATCH), |n| n - 1));
     }
@@ -180,9 +186,11 @@ pub fn remove<P: Platform>(r: &Region<P>, on: &mut Lane, c: &Caller, id: i32) ->
 /// A step of the removal of a queue whose directory and own lock the transaction holds: sends some
 /// sleepers away; the last step, `true`, ends the queue and leaves its messages to the lane.
 pub(crate) fn end<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
+    ring::gather(txn, object)?;
     if dismiss(txn, object, BATCH, Errno::EIDRM, |_| true)? > 0 {
         return Ok(false);
     }
+    ring::retire(txn, object)?;
     object::retire(txn, Kind::Queue, object, 0)?;
     let head = txn.get(object.at.plus(queue::HEAD))?;
     if head != 0 {
@@ -197,6 +205,7 @@ pub(crate) fn dismiss_others<P: Platform>(
     object: &Object,
     mine: u32,
 ) -> Result<usize> {
+    ring::gather(txn, object)?;
     dismiss(txn, object, BATCH, Errno::EIDRM, |peer| peer != mine)
 }
 
@@ -208,6 +217,7 @@ pub fn verify<P: Platform>(r: &Region<P>, on: &mut Lane, index: u32) -> Result<(
     let object = object::at_index(r, Kind::Queue, object::ANYONE, index as i32)?;
     r.transact(on, |txn| {
         object.lock(txn)?;
+        ring::gather(txn, &object)?;
         let (mut n, mut bytes) = (0, 0);
         each_message(txn, &object, |block| {
             n += 1;

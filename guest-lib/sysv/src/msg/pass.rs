@@ -1,8 +1,8 @@
 //! Messages on their way: from sender to receiver, with or without the queue between.
 
-use super::{enter, free, size_of};
+use super::{enter, free, ring, size_of, text_bytes};
 use crate::object::{Held, Object, get64};
-use crate::waiters::{List, UNSETTLED, rounds, sleep};
+use crate::waiters::{List, Patience, UNSETTLED, rounds, sleep};
 use crate::{Caller, Errno, Error, Result, flag};
 use vshmem_core::arena::to_cell;
 use vshmem_core::layout::{held, lane, msg, obj, queue, waits};
@@ -68,7 +68,7 @@ pub(crate) fn senders(at: Offset) -> List {
     List { head: at.plus(queue::SEND_HEAD), tail: at.plus(queue::SEND_TAIL), kind: waits::SEND }
 }
 
-fn type_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<i64> {
+pub(super) fn type_of<P: Platform>(txn: &Txn<'_, P>, block: Offset) -> Result<i64> {
     Ok(get64(txn, block.plus(msg::TYPE_LO), block.plus(msg::TYPE_HI))? as i64)
 }
 
@@ -77,10 +77,13 @@ fn bump<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, by: i64) -> Result<()> {
     Ok(txn.set(at, (old + by).clamp(0, u32::MAX.into()) as u32)?)
 }
 
-/// Whether a message of `size` bytes has room; an empty one counts too.
-fn fits<P: Platform>(txn: &Txn<'_, P>, at: Offset, size: u32) -> Result<bool> {
-    let (bytes, all) = (txn.get(at.plus(queue::CBYTES))?, txn.get(at.plus(queue::QBYTES))?);
-    Ok(u64::from(bytes) + u64::from(size) <= all.into() && txn.get(at.plus(queue::QNUM))? < all)
+/// Whether a message of `size` bytes has room beside list and ring; an empty one counts too.
+fn fits<P: Platform>(txn: &Txn<'_, P>, object: &Object, size: u32) -> Result<bool> {
+    let cell = |o: u64| txn.get(object.at.plus(o)).map(u64::from);
+    let (n, bytes) = ring::load(txn, object)?;
+    let (n, bytes) = (cell(queue::QNUM)? + u64::from(n), cell(queue::CBYTES)? + u64::from(bytes));
+    let all = cell(queue::QBYTES)?;
+    Ok(bytes + u64::from(size) <= all && n < all)
 }
 
 /// Step 3 of a send: the block of the lane becomes a receiver's or the queue's.
@@ -92,14 +95,18 @@ pub(super) fn send<P: Platform>(
     block: Offset,
     flags: i32,
     deadline: Option<u64>,
+    patience: &mut Patience<'_, P>,
 ) -> Result<()> {
     let mut turns = rounds(r);
+    let mut wait = false;
     loop {
         enum Sent {
             Yes,
             /// And more may be able to go than one journal holds.
             More,
             First,
+            /// There is no room, and the lane was not to be queued.
+            Full,
             Queued,
         }
         let sent = r.transact(on, |txn| {
@@ -107,14 +114,25 @@ pub(super) fn send<P: Platform>(
             if txn.get(object.at.plus(queue::DIRTY))? != 0 {
                 return Ok(Sent::First);
             }
-            if fits(txn, object.at, size_of(txn, block)?)? {
-                accept(txn, object, block, c.who)?;
+            let size = size_of(txn, block)?;
+            ring::hush(txn, object, false)?;
+            let mut room = fits(txn, object, size)?;
+            if !room && wait {
+                // To be sure of it, nothing is received meanwhile.
+                ring::hush(txn, object, true)?;
+                room = fits(txn, object, size)?;
+            }
+            if room {
                 release(txn, block)?;
+                accept(txn, object, block, c.who)?;
                 let more = txn.get(object.at.plus(queue::DIRTY))? != 0;
                 return Ok(if more { Sent::More } else { Sent::Yes });
             }
             if flags & flag::IPC_NOWAIT != 0 {
                 return Err(Error::from(Errno::EAGAIN));
+            }
+            if !wait {
+                return Ok(Sent::Full);
             }
             let slot = txn.region().lane(txn.lane())?;
             if txn.get(slot.plus(lane::SPARE))? == to_cell(block) {
@@ -128,8 +146,12 @@ pub(super) fn send<P: Platform>(
             Ok(Sent::Queued)
         })?;
         match sent {
-            Sent::Yes => return Ok(()),
+            Sent::Yes => {
+                patience.over(false);
+                return Ok(());
+            }
             Sent::More => return settle(r, on, object, &mut turns),
+            Sent::Full => wait = !spin(r, object, block, patience)?,
             Sent::First => {
                 turns.pass(1, object.at, UNSETTLED)?;
                 settle(r, on, object, &mut turns)?;
@@ -143,11 +165,36 @@ pub(super) fn send<P: Platform>(
                     {
                         turns = rounds(r);
                     }
-                    other => return other,
+                    other => {
+                        patience.over(true);
+                        return other;
+                    }
                 }
             }
         }
     }
+}
+
+/// Waits a bounded time for room for the message in `block`; `false` if there was none.
+fn spin<P: Platform>(
+    r: &Region<P>,
+    object: &Object,
+    block: Offset,
+    patience: &mut Patience<'_, P>,
+) -> Result<bool> {
+    let size = u64::from(text_bytes(r.peek(block.plus(msg::SIZE))?));
+    while patience.turn() {
+        let cell = |o: u64| r.peek(object.at.plus(o)).map(u64::from);
+        let (n, bytes) = ring::inside(r, object.at)?;
+        let all = cell(queue::QBYTES)?;
+        if cell(queue::CBYTES)? + u64::from(bytes) + size <= all
+            && cell(queue::QNUM)? + u64::from(n) < all
+            || cell(obj::LIFE)? != object.life.into()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The transaction's lane lets go of the message it sends.
@@ -159,31 +206,47 @@ fn release<P: Platform>(txn: &mut Txn<'_, P>, block: Offset) -> Result<()> {
     Held::clear(txn, held::SENDING, block)
 }
 
-/// Gives a message to the first receiver that takes it, else appends it.
+/// Gives a message to the first receiver that takes it, else puts it behind all others.
 fn accept<P: Platform>(
     txn: &mut Txn<'_, P>,
     object: &Object,
     block: Offset,
     from: Identity,
 ) -> Result<()> {
-    let now = txn.region().mem().seconds();
-    txn.set(object.at.plus(queue::LSPID), from.0)?;
-    txn.set(object.at.plus(queue::STIME), now)?;
-    if deliver(txn, object, block)? {
-        return Ok(());
-    }
+    ring::stamp(txn, object, true, from.0)?;
+    if deliver(txn, object, block)? { Ok(()) } else { ring::append(txn, object, block) }
+}
+
+/// Puts a message behind all others of the list of the queue at `at`.
+pub(super) fn append<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, block: Offset) -> Result<()> {
     txn.set(block.plus(msg::NEXT), 0)?;
-    match txn.get(object.at.plus(queue::TAIL))? {
-        0 => txn.set(object.at.plus(queue::HEAD), to_cell(block))?,
+    match txn.get(at.plus(queue::TAIL))? {
+        0 => txn.set(at.plus(queue::HEAD), to_cell(block))?,
         last => {
             let last = txn.region().block(last)?;
             txn.set(last.plus(msg::NEXT), to_cell(block))?;
         }
     }
-    txn.set(object.at.plus(queue::TAIL), to_cell(block))?;
-    bump(txn, object.at.plus(queue::QNUM), 1)?;
+    txn.set(at.plus(queue::TAIL), to_cell(block))?;
+    count(txn, at, block)
+}
+
+/// Puts a message before all others of the list of the queue at `at`.
+pub(super) fn prepend<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, block: Offset) -> Result<()> {
+    let head = txn.get(at.plus(queue::HEAD))?;
+    txn.set(block.plus(msg::NEXT), head)?;
+    txn.set(at.plus(queue::HEAD), to_cell(block))?;
+    if head == 0 {
+        txn.set(at.plus(queue::TAIL), to_cell(block))?;
+    }
+    count(txn, at, block)
+}
+
+/// Counts one more message.
+fn count<P: Platform>(txn: &mut Txn<'_, P>, at: Offset, block: Offset) -> Result<()> {
+    bump(txn, at.plus(queue::QNUM), 1)?;
     let size = size_of(txn, block)?;
-    bump(txn, object.at.plus(queue::CBYTES), size.into())
+    bump(txn, at.plus(queue::CBYTES), size.into())
 }
 
 /// The kernel's `pipelined_send`: to the first sleeping receiver that wants it. One whose buffer is
@@ -207,9 +270,7 @@ fn deliver<P: Platform>(txn: &mut Txn<'_, P>, object: &Object, block: Offset) ->
         }
         let slot = txn.region().lane(id)?;
         let who = txn.get(slot.plus(lane::WAIT_WHO))?;
-        let now = txn.region().mem().seconds();
-        txn.set(object.at.plus(queue::LRPID), who)?;
-        txn.set(object.at.plus(queue::RTIME), now)?;
+        ring::stamp(txn, object, false, who)?;
         hold(txn, slot, object, block)?;
         list.settle(txn, id, Ok(()))?;
         return Ok(true);
@@ -235,6 +296,8 @@ pub(super) enum Received {
     Yes(bool),
     /// Others come first.
     First,
+    /// There is none it may have, but the ring was not empty; look again.
+    Gathered,
     /// There is none, and the lane was not to be queued.
     Nothing,
     Queued,
@@ -253,11 +316,27 @@ pub(super) fn recv<P: Platform>(
     if txn.get(object.at.plus(queue::DIRTY))? != 0 {
         return Ok(Received::First);
     }
+    if let Some((mtype, size)) = ring::first(txn, object)?
+        && want.takes(mtype)
+        && (want.mtype >= 0 || mtype == 1)
+    {
+        if u64::from(size) > want.room {
+            return Err(Errno::E2BIG.into());
+        }
+        let block = ring::take_first(txn, object)?;
+        return received(txn, object, c, block, true);
+    }
+    let gathered = ring::gather(txn, object)?;
     let Some((before, block)) = select(txn, object, want)? else {
+        if gathered {
+            // To be kept, so that the next look finds them gathered.
+            return Ok(Received::Gathered);
+        }
         if flags & flag::IPC_NOWAIT != 0 {
             return Err(Errno::ENOMSG.into());
         }
         if !wait {
+            ring::reopen(txn, object)?;
             return Ok(Received::Nothing);
         }
         let slot = txn.region().lane(txn.lane())?;
@@ -267,15 +346,30 @@ pub(super) fn recv<P: Platform>(
     };
     let size = size_of(txn, block)?;
     if u64::from(size) > want.room {
-        return Err(Errno::E2BIG.into());
+        return if gathered { Ok(Received::Gathered) } else { Err(Errno::E2BIG.into()) };
     }
     unlink(txn, object, before, block, size)?;
-    let now = txn.region().mem().seconds();
-    txn.set(object.at.plus(queue::RTIME), now)?;
-    txn.set(object.at.plus(queue::LRPID), c.who.0)?;
+    received(txn, object, c, block, before.is_none())
+}
+
+/// The lane has received the message in `block`, which was the oldest or another.
+fn received<P: Platform>(
+    txn: &mut Txn<'_, P>,
+    object: &Object,
+    c: &Caller,
+    block: Offset,
+    oldest: bool,
+) -> Result<Received> {
+    ring::stamp(txn, object, false, c.who.0)?;
     let slot = txn.region().lane(txn.lane())?;
     hold(txn, slot, object, block)?;
     let more = admit(txn, object)?;
+    if oldest {
+        // The next one may be wanted next.
+        ring::refill(txn, object)?;
+    } else {
+        ring::reopen(txn, object)?;
+    }
     Ok(Received::Yes(more))
 }
 
@@ -329,7 +423,7 @@ pub(super) fn each_message<P: Platform>(
     Err(Corrupt::new(object.at, "more messages linked than counted").into())
 }
 
-fn unlink<P: Platform>(
+pub(super) fn unlink<P: Platform>(
     txn: &mut Txn<'_, P>,
     object: &Object,
     before: Option<Offset>,
@@ -359,7 +453,7 @@ fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
         let slot = txn.region().lane(id)?;
         let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
         let size = size_of(txn, block)?;
-        if fits(txn, object.at, size)? {
+        if fits(txn, object, size)? {
             fitting.push((id, slot, block, size));
         }
     }
@@ -374,7 +468,7 @@ fn admit<P: Platform>(txn: &mut Txn<'_, P>, object: &Object) -> Result<bool> {
             list.settle(txn, id, Err(Errno::EAGAIN))?;
             continue;
         }
-        if !fits(txn, object.at, size)? {
+        if !fits(txn, object, size)? {
             list.move_last(txn, id)?;
             continue;
         }
@@ -401,6 +495,7 @@ pub(crate) fn settle<P: Platform>(
             if !same || txn.get(object.at.plus(queue::DIRTY))? == 0 {
                 return Ok::<_, Error>(false);
             }
+            ring::gather(txn, object)?;
             for id in receivers(object.at).each(txn)? {
                 if txn.room() < ONE_HAND_OVER * 2 {
                     return Ok(true);
@@ -416,15 +511,14 @@ pub(crate) fn settle<P: Platform>(
                 let slot = txn.region().lane(id)?;
                 hold(txn, slot, object, block)?;
                 let who = txn.get(slot.plus(lane::WAIT_WHO))?;
-                let now = txn.region().mem().seconds();
-                txn.set(object.at.plus(queue::LRPID), who)?;
-                txn.set(object.at.plus(queue::RTIME), now)?;
+                ring::stamp(txn, object, false, who)?;
                 receivers(object.at).settle(txn, id, Ok(()))?;
             }
             if admit(txn, object)? {
                 return Ok(true);
             }
             txn.set(object.at.plus(queue::DIRTY), 0)?;
+            ring::reopen(txn, object)?;
             Ok(false)
         })?;
         if !more {
@@ -457,7 +551,7 @@ pub(super) fn look_again<P: Platform>(
     for id in senders.each(txn)? {
         let slot = txn.region().lane(id)?;
         let block = txn.region().block(txn.get(slot.plus(lane::WAIT_BLOCK))?)?;
-        let room = fits(txn, object.at, size_of(txn, block)?)?;
+        let room = fits(txn, object, size_of(txn, block)?)?;
         if !room && txn.get(slot.plus(lane::WAIT_N))? == CHECK_AGAIN {
             continue;
         }
@@ -539,15 +633,8 @@ pub(crate) fn give_back<P: Platform>(
         free(txn, block)?;
         return Ok(false);
     }
-    let head = txn.get(object.at.plus(queue::HEAD))?;
-    txn.set(block.plus(msg::NEXT), head)?;
-    txn.set(object.at.plus(queue::HEAD), to_cell(block))?;
-    if head == 0 {
-        txn.set(object.at.plus(queue::TAIL), to_cell(block))?;
-    }
-    bump(txn, object.at.plus(queue::QNUM), 1)?;
-    let size = size_of(txn, block)?;
-    bump(txn, object.at.plus(queue::CBYTES), size.into())?;
+    ring::gather(txn, object)?;
+    prepend(txn, object.at, block)?;
     txn.set(object.at.plus(queue::DIRTY), 1)?;
     Ok(true)
 }
@@ -564,6 +651,7 @@ pub(super) fn copy<P: Platform>(
 ) -> Result<(i64, usize)> {
     r.transact(on, |txn| {
         enter(txn, object, c, 0o444)?;
+        ring::gather(txn, object)?;
         let mut left = u64::try_from(index).map_err(|_| Errno::ENOMSG)?;
         let mut found = None;
         each_message(txn, object, |block| {

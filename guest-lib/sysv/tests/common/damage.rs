@@ -4,9 +4,9 @@
 use super::full::Full;
 use vshmem_core::arena::{Pool, class_of, pool_at, to_cell};
 use vshmem_core::layout::*;
-use vshmem_core::mem::Mem;
+use vshmem_core::mem::{Mem, Ordering};
 use vshmem_core::region::Kind;
-use vshmem_core::{LaneId, Offset, wait};
+use vshmem_core::{Lane, LaneId, Offset, wait};
 use vshmem_sysv::check::Fault;
 
 /// What is damaged, what a look must find, and how it is done.
@@ -56,6 +56,41 @@ fn free_lane(f: &Full) -> (Offset, Offset) {
 fn list(pool: Pool, size: u64) -> Offset {
     pool_at(pool, class_of(size).unwrap())
 }
+
+/// A queue of three messages in a ring, and the ring; both in its list where `listed` says so.
+fn ringed(f: &Full, listed: bool) -> (Offset, Offset) {
+    let on = &mut Lane::new(f.mine.id());
+    let id = vshmem_sysv::msg::get(&f.r, on, &f.me, 33, super::CREATE).unwrap();
+    let at = f.at(Kind::Queue, id);
+    f.put(at.plus(queue::HAD), 16);
+    for _ in 0..3 {
+        vshmem_sysv::msg::send(&f.r, on, &f.me, id, 1, b"in a ring", 0, None).unwrap();
+    }
+    assert_eq!(f.r.peek(at.plus(queue::HEAD)).unwrap(), 0);
+    if listed {
+        vshmem_sysv::msg::verify(&f.r, on, id as u32 & 0x7fff).unwrap();
+        assert_ne!(f.r.peek(at.plus(queue::HEAD)).unwrap(), 0);
+    }
+    (at, f.block(at.plus(queue::RING)))
+}
+
+const RINGS: &[Damage] = &[
+    ("ring outside", Fault::Ring, |f| f.put(ringed(f, false).0.plus(queue::RING), 3)),
+    ("ring of another", Fault::Ring, |f| f.put(ringed(f, false).1.plus(ring::QUEUE), 77)),
+    ("more messages than places", Fault::Ring, |f| {
+        let at = ringed(f, false).1.plus(ring::SENT);
+        f.word(at, f.mem.load(at, Ordering::Acquire).unwrap() + (100 << ring::COUNT_SHIFT));
+    }),
+    ("a place's block outside", Fault::Ring, |f| f.put(ringed(f, false).1.plus(ring::BLOCK), 4)),
+    ("a place's block too large", Fault::Ring, |f| {
+        let at = ringed(f, false).1.plus(ring::BLOCK);
+        f.put(at, f.r.peek(at).unwrap() | 3);
+    }),
+    ("open beside older messages", Fault::Ring, |f| {
+        let at = ringed(f, true).1.plus(ring::SENT);
+        f.word(at, f.mem.load(at, Ordering::Acquire).unwrap() & !ring::CLOSED);
+    }),
+];
 
 const SUPERBLOCK: &[Damage] = &[
     ("magic", Fault::Superblock, |f| f.word(Offset(sb::MAGIC), 0)),
@@ -258,4 +293,4 @@ const MEMORY: &[Damage] = &[
     ("a segment of nobody", Fault::Leaked, |f| f.put(seg(f).plus(obj::LIFE), 0)),
 ];
 
-pub const ALL: [&[Damage]; 6] = [SUPERBLOCK, DIRECTORY, OBJECTS, SLEEPERS, PEOPLE, MEMORY];
+pub const ALL: [&[Damage]; 7] = [SUPERBLOCK, DIRECTORY, OBJECTS, RINGS, SLEEPERS, PEOPLE, MEMORY];

@@ -142,6 +142,16 @@ pub(super) fn object<P: Platform>(
         }
         (Fault::Queue, _) if f.at == at.plus(queue::DIRTY) => sleepers(v, on, kind, index),
         (Fault::Queue, _) => messages(v, on, f, at),
+        (Fault::Ring, _) => v.r.transact(on, |txn| {
+            txn.lock(at.plus(obj::LOCK))?;
+            if !still(txn, f)? {
+                return Ok::<_, Error>(None);
+            }
+            txn.set(at.plus(queue::RING), 0)?;
+            txn.set(at.plus(queue::HAD), 0)?;
+            txn.set(at.plus(queue::DIRTY), 1)?;
+            Ok(Some("it does without a ring; what was in that is lost"))
+        }),
         (Fault::Object, _) if f.at == at.plus(obj::ONLY) && kind == Kind::Seg => {
             disown(v, on, f, index)
         }
@@ -208,7 +218,7 @@ fn messages<P: Platform>(v: View<'_, P>, on: &mut Lane, f: &Finding, at: Offset)
             let cell = txn.get(link)?;
             let whole = |block: &Offset| {
                 let size = txn.get(block.plus(layout::msg::SIZE)).unwrap_or(u32::MAX);
-                let class = class_of(msg::block_bytes(size));
+                let class = msg::block_bytes(size).and_then(class_of);
                 let high = txn.get(block.plus(layout::msg::TYPE_HI)).unwrap_or(u32::MAX);
                 let low = txn.get(block.plus(layout::msg::TYPE_LO)).unwrap_or(0);
                 class.is_some_and(|c| block.0 + (64 << c) <= v.r.mem().len())
@@ -218,7 +228,7 @@ fn messages<P: Platform>(v: View<'_, P>, on: &mut Lane, f: &Finding, at: Offset)
             let block = v.r.block(cell).ok().filter(whole).filter(|_| seen.insert(cell));
             let Some(block) = block else { break };
             n = n.saturating_add(1);
-            bytes = bytes.saturating_add(txn.get(block.plus(layout::msg::SIZE))?);
+            bytes = bytes.saturating_add(msg::text_bytes(txn.get(block.plus(layout::msg::SIZE))?));
             last = to_cell(block);
             link = block.plus(layout::msg::NEXT);
         }
