@@ -143,11 +143,10 @@ macro_rules! forward_mem {
             }
             fn discard(&self, at: Offset, len: u64) -> bool {
                 let Ok(start) = self.$field.bytes(at, len) else { return false };
+                let (start, len) = (start.as_ptr().cast(), len as usize);
                 // Only the host's files can; a guest's device refuses.
                 // SAFETY: inside the region's mapping, whose bytes others may change at any time too.
-                let done =
-                    unsafe { madvise(start.as_ptr().cast(), len as usize, Advice::LinuxRemove) };
-                done.is_ok()
+                unsafe { madvise(start, len, Advice::LinuxRemove) }.is_ok()
             }
             fn relax(&self, i: u32) {
                 self.$field.relax(i);
