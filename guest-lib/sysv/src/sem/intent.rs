@@ -21,7 +21,7 @@ use vshmem_core::layout::{lane, sem};
 use vshmem_core::mem::Ordering;
 use vshmem_core::task::Identity;
 use vshmem_core::txn::next_cell;
-use vshmem_core::{LaneId, Offset, Platform, Region};
+use vshmem_core::{Corrupt, LaneId, Offset, Platform, Region};
 
 /// The intent of a lane, for one operation.
 pub(super) struct Intent {
@@ -88,8 +88,10 @@ pub(super) fn settle<P: Platform>(r: &Region<P>, word: Word) -> Result<()> {
     let [at, old, new] = [lane::INTENT_AT, lane::INTENT_OLD, lane::INTENT_NEW]
         .map(|o| mem.load(slot.plus(o), Ordering::Acquire));
     let (at, old, new) = (Offset(at?), old?, new?);
-    if still()? == word.0 && mem.load(at, Ordering::Acquire)? == old {
-        mem.cas(at, old, new)?;
+    // What is wrong is the lane, and not the place it names.
+    let wild = |_| Corrupt::new(slot.plus(lane::INTENT_AT), "intent for a word outside the region");
+    if still()? == word.0 && mem.load(at, Ordering::Acquire).map_err(wild)? == old {
+        mem.cas(at, old, new).map_err(wild)?;
     }
     Ok(())
 }
@@ -105,12 +107,14 @@ pub(super) fn writer<P: Platform>(r: &Region<P>, word: Word) -> Result<Identity>
 /// Takes the name of lane `id` out of the semaphore of its intent, if it is still in there: for its
 /// owner before the lane gets an intent of another kind or is given back, and for its reaper.
 pub(crate) fn release<P: Platform>(r: &Region<P>, id: LaneId) -> Result<()> {
-    let at = Offset(r.mem().load(r.lane(id)?.plus(lane::INTENT_SEM), Ordering::Acquire)?);
+    let said = r.lane(id)?.plus(lane::INTENT_SEM);
+    let at = Offset(r.mem().load(said, Ordering::Acquire)?);
     if at.0 == 0 {
         return Ok(()); // It never had one.
     }
     // Acquire: pairs with the swap, after which the lane says what there is to settle.
-    let word = Word(r.mem().load(at, Ordering::Acquire)?);
+    let wild = |_| Corrupt::new(said, "intent for a semaphore outside the region");
+    let word = Word(r.mem().load(at, Ordering::Acquire).map_err(wild)?);
     if word.lane() == Some(id) {
         settle(r, word)?;
         let told = word.told(writer(r, word)?, false);
