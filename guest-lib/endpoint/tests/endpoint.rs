@@ -151,11 +151,14 @@ fn a_child_takes_its_announced_slot_and_its_death_is_settled_when_the_parent_ask
     let mut h = w.helper();
     w.tell(&mut h, "attach");
     w.tell(&mut h, &format!("shmat {segment}"));
-    let announced = w.ask(&mut h, "fork");
+    // Parent and child speak at once.
+    let mut said = [w.ask(&mut h, "fork"), w.hear(&mut h)];
+    said.sort_by_key(|line| line.starts_with("hello"));
+    let [announced, hello] = said;
     let mut words = announced.split(' ').skip(1).map(|n| n.parse::<u64>().unwrap());
     let (index, incarnation, pid) =
         (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
-    assert_eq!(w.hear(&mut h), format!("hello ok {index} {incarnation}"));
+    assert_eq!(hello, format!("hello ok {index} {incarnation}"));
     let id = TaskId { index: index as u32, incarnation };
     assert_eq!(w.task_of_pid(pid as u32), Some(id));
     assert_eq!((w.nattch(segment), w.endpoint().tasks()), (2, 2));
