@@ -391,8 +391,7 @@ pub mod lane {
     pub const ROBBED: u64 = 0x0e0;
     /// Cell: a message block kept for the next message, so that an answer needs no allocation.
     pub const SPARE: u64 = 0x0e8;
-    /// Word: the place in a ring that the lane sends to or receives from, [`super::ring`]; its own
-    /// alone to write.
+    /// Word: the place in a ring that the lane sends to, [`super::ring`]; its own alone to write.
     pub const NOTE: u64 = 0x0f0;
     /// Cell: which list the wait slot is in, [`super::waits`].
     pub const WAIT_KIND: u64 = 0x100;
@@ -718,12 +717,11 @@ pub mod ring {
     pub const SENT_BY: u64 = 0x88;
     /// Word: what a sender saw last of [`RECEIVED`].
     pub const SEEN: u64 = 0x90;
-    /// Word, on a line that only receivers write: closed, lane + 1 of the last receiver, the next
-    /// position, bytes received.
+    /// Word, on a line that only receivers write: closed, the next position, bytes received.
     pub const RECEIVED: u64 = 0x100;
     /// Word: who received last and when.
     pub const RECEIVED_BY: u64 = 0x108;
-    /// Words, one a place: state, lane + 1, position, size.
+    /// Words, one a place, which only senders write while the ring is open: state, size, position.
     pub const PLACE: u64 = 0x180;
     /// Cells, one a place: the block of messages there; the low bits of its number are free for its
     /// size, as [`BLOCK_SHIFT`] more.
@@ -736,24 +734,20 @@ pub mod ring {
     pub const ALIGN_SHIFT: u32 = if cfg!(loom) { 9 } else { 11 };
     const _: () = assert!(SIZE <= 1 << ALIGN_SHIFT && SIZE > 1 << (ALIGN_SHIFT - 1));
 
-    /// Nothing is there; the position is over.
+    /// Nothing is there at that position.
     pub const EMPTY: u64 = 0;
-    /// A message.
+    /// A message, until `RECEIVED` is past its position.
     pub const FULL: u64 = 1;
-    /// A message that the named lane has received and is still copying.
-    pub const TAKEN: u64 = 2;
     /// Its sender was too slow, and may still write there.
-    pub const SKIPPED: u64 = 3;
+    pub const SKIPPED: u64 = 2;
     /// A place's state.
     pub const STATE: u64 = 3;
-    /// Where a place's lane begins: 15 bits; of a full one the message's size.
-    pub const OF_SHIFT: u32 = 2;
+    /// Where the size of a full one's message begins: 15 bits.
+    pub const SIZE_SHIFT: u32 = 2;
     /// Where a position begins: 32 bits.
     pub const POSITION_SHIFT: u32 = 17;
     /// In [`SENT`] and [`RECEIVED`]: nobody sends, or receives, without a transaction.
     pub const CLOSED: u64 = 1 << 63;
-    /// Where a lane of [`RECEIVED`] begins: 15 bits.
-    pub const LANE_SHIFT: u32 = 48;
     /// Where a position of [`SENT`] and [`RECEIVED`] begins; below it bytes, 16 bits.
     pub const COUNT_SHIFT: u32 = 16;
     /// Bytes of the smallest block of a place, as a shift: 256.

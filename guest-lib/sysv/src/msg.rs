@@ -91,6 +91,12 @@ pub trait Room<P> {
     /// # Errors
     /// `EFAULT`, or `from` is outside the region.
     fn take(&mut self, mtype: i64, n: usize, mem: &P, from: Offset) -> Result<()>;
+
+    /// Takes the type and `text`, no more than there is room for.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn give(&mut self, mtype: i64, text: &[u8]) -> Result<()>;
 }
 
 impl<P: Platform> Room<P> for [u8] {
@@ -101,6 +107,11 @@ impl<P: Platform> Room<P> for [u8] {
     fn take(&mut self, _: i64, n: usize, mem: &P, from: Offset) -> Result<()> {
         Ok(mem.read_bytes(from, &mut self[..n])?)
     }
+
+    fn give(&mut self, _: i64, text: &[u8]) -> Result<()> {
+        self[..text.len()].copy_from_slice(text);
+        Ok(())
+    }
 }
 
 impl<P: Platform, const N: usize> Room<P> for [u8; N] {
@@ -110,6 +121,11 @@ impl<P: Platform, const N: usize> Room<P> for [u8; N] {
 
     fn take(&mut self, _: i64, n: usize, mem: &P, from: Offset) -> Result<()> {
         Ok(mem.read_bytes(from, &mut self[..n])?)
+    }
+
+    fn give(&mut self, _: i64, text: &[u8]) -> Result<()> {
+        self[..text.len()].copy_from_slice(text);
+        Ok(())
     }
 }
 
@@ -333,7 +349,7 @@ pub fn recv<P: Platform>(
     let (mut wait, mut slept) = (false, false);
     let mut turns = rounds(r);
     let more = loop {
-        match ring::recv(r, on, c, &object, buf, want, flags)? {
+        match ring::recv(r, c, &object, buf, want, flags)? {
             Fast::Done(received) => {
                 patience.over(slept);
                 return Ok(received);

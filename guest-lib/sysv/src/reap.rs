@@ -108,10 +108,10 @@ fn settle_lanes<P: Platform>(r: &Region<P>, on: &mut Lane, owner: Owner, fate: F
             unqueue(r, on, id, Some(owner), wait::IDLE)?;
             park::pass_on(r, on, id, Some(owner))?;
             forget_outcome(r, id, owner)?;
-            msg::leave(r, on, id, Some(owner), fate == Fate::Dead)?;
             if fate == Fate::Fenced {
                 return give_back(r, on, id, owner);
             }
+            msg::leave(r, on, id, Some(owner))?;
             drop_held(r, on, id, Some(owner))?;
             drop_spare(r, on, id, Some(owner))?;
             r.release_lane(id, owner)?;

@@ -253,7 +253,7 @@ pub fn abandon<P: Platform>(r: &Region<P>, on: &mut Lane) -> Result<()> {
     crate::sem::release_intent(r, id)?;
     crate::reap::unqueue(r, on, id, owner, wait::IDLE)?;
     crate::park::pass_on(r, on, id, owner)?;
-    crate::msg::leave(r, on, id, owner, true)?;
+    crate::msg::leave(r, on, id, owner)?;
     r.init(r.lane(id)?.plus(lane::STATUS), wait::IDLE)?;
     crate::reap::drop_held(r, on, id, owner)?;
     crate::reap::drop_spare(r, on, id, owner)

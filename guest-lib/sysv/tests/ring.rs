@@ -36,7 +36,7 @@ fn sent<P: Platform>(r: &Region<P>, id: i32) -> u32 {
 /// Places that nobody can use.
 fn stuck<P: Platform>(r: &Region<P>, ring: Offset) -> usize {
     let place = |i| word(r, ring.plus(ring::PLACE).index(i, 8)) & ring::STATE;
-    (0..ring::PLACES).filter(|i| place(*i) != ring::EMPTY).count()
+    (0..ring::PLACES).filter(|i| place(*i) == ring::SKIPPED).count()
 }
 
 /// A queue that has an open ring, furnished for messages of up to 216 bytes, and nothing in it.

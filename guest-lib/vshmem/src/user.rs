@@ -173,6 +173,18 @@ impl UserRoom {
     pub const unsafe fn new(at: usize, len: usize) -> Self {
         Self { at, len }
     }
+
+    /// # Safety
+    /// There are `n` bytes at `from`.
+    unsafe fn fill(&mut self, mtype: i64, from: *const u8, n: usize) -> vshmem_sysv::Result<()> {
+        let word = size_of::<i64>();
+        let (to, mtype) = (self.at as *mut u8, (&raw const mtype).cast());
+        // SAFETY: as `new` was promised; a bad address is found out.
+        whole(open(|| unsafe { copy::vshmem_copy(to, mtype, word) }))?;
+        let to = self.at.wrapping_add(word) as *mut u8;
+        // SAFETY: as above, and as the caller promises.
+        whole(open(|| unsafe { copy::vshmem_copy(to, from, n) }))
+    }
 }
 
 impl msg::Room<Mapping> for UserRoom {
@@ -188,12 +200,12 @@ impl msg::Room<Mapping> for UserRoom {
         from: Offset,
     ) -> vshmem_sysv::Result<()> {
         let from = mem.bytes(from, n)?;
-        let word = size_of::<i64>();
-        let (to, mtype) = (self.at as *mut u8, (&raw const mtype).cast());
-        // SAFETY: as `new` was promised; a bad address is found out.
-        whole(open(|| unsafe { copy::vshmem_copy(to, mtype, word) }))?;
-        let to = self.at.wrapping_add(word) as *mut u8;
-        // SAFETY: as above, and bytes of the region of which nobody holds a reference.
-        whole(open(|| unsafe { copy::vshmem_copy(to, from.as_ptr(), n) }))
+        // SAFETY: bytes of the region, of which nobody holds a reference.
+        unsafe { self.fill(mtype, from.as_ptr(), n) }
+    }
+
+    fn give(&mut self, mtype: i64, text: &[u8]) -> vshmem_sysv::Result<()> {
+        // SAFETY: the slice's bytes.
+        unsafe { self.fill(mtype, text.as_ptr(), text.len()) }
     }
 }

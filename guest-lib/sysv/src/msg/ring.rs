@@ -5,26 +5,22 @@
 //!
 //! * a sender takes the next position by a swap of `SENT`, writes its message into the block there and
 //!   makes it `FULL` by a second swap, **its committing step**;
-//! * a receiver takes the oldest by a swap of `RECEIVED`, **its committing step**, which names it,
-//!   copies the message and makes the place `EMPTY` by a second swap.
+//! * a receiver copies the oldest message and then swaps `RECEIVED`, **its committing step**; if that
+//!   fails the message was another's, and what was copied is forgotten.
 //!
 //! Whatever is more than that (a sleeper, another type than the oldest message's, a queue that is
-//! full, `msgctl`) is done under the queue's lock. It first *closes* the ring and *gathers* what is in
-//! it into the queue's list ([`gather`]), and at its end opens it again ([`reopen`]): for senders
-//! unless a receiver sleeps, for receivers unless there is a list or a sender sleeps. `RECEIVED` and
-//! `SENT` never hold the same word twice (positions only grow), so a swap that was prepared before the
-//! ring was closed fails ever after.
+//! full, `msgctl`) is done under the queue's lock. It first *closes* an end of the ring, or both, and
+//! *gathers* what is in it into the queue's list where it has to search ([`gather`]). What is in the
+//! list is always younger than what is in the ring. The ring is open for senders only while there is no
+//! list and no receiver sleeps, for receivers only while no sender sleeps. Its ends are opened again
+//! only at positions of their own, so a swap that was prepared before they were closed fails ever after.
 //!
 //! # Who dies or stops where
 //!
-//! A lane notes ring and position in itself before it takes one ([`lane::NOTE`]).
-//!
-//! * A sender between its two swaps is *skipped* by whoever gathers: its place is `SKIPPED`, and
-//!   nobody uses that block until the sender has seen it (and sends anew), or its reaper knows that
-//!   nobody else has noted that position.
-//! * A receiver between its two swaps has received; the block is its own till the second. The next
-//!   receiver makes it `TAKEN` with the lane's number, so that it is always known whose it is. Its
-//!   reaper puts the message back at the queue's head.
+//! A sender notes ring and position in its lane before it takes one ([`lane::NOTE`]). Between its two
+//! swaps it is *skipped* by whoever comes to its position: the place is `SKIPPED`, and nobody uses that
+//! block until the sender has seen it (and sends anew), or its reaper knows that nobody else has noted
+//! that position. A receiver leaves nothing behind.
 //!
 //! A ring is given back with its queue. Places that are still in somebody's hands keep their blocks.
 
@@ -80,20 +76,11 @@ impl Turn {
         self.0 as u16
     }
 
-    /// Who received last; none since it was opened.
-    const fn lane(self) -> Option<LaneId> {
-        match (self.0 >> ring::LANE_SHIFT) as u32 & 0x7fff {
-            0 => None,
-            n => Some(LaneId(n - 1)),
-        }
-    }
-
-    /// After one more message of `size` bytes, received by `by`.
-    fn next(self, size: u32, by: Option<LaneId>) -> Self {
+    /// Open, after one more message of `size` bytes.
+    fn next(self, size: u32) -> Self {
         let bytes = self.bytes().wrapping_add(size as u16);
-        let lane = by.map_or(0, |l| u64::from(l.0) + 1);
         let position = u64::from(self.position().wrapping_add(1));
-        Self(lane << ring::LANE_SHIFT | position << ring::COUNT_SHIFT | u64::from(bytes))
+        Self(position << ring::COUNT_SHIFT | u64::from(bytes))
     }
 }
 
@@ -102,8 +89,9 @@ impl Turn {
 struct Place(u64);
 
 impl Place {
-    fn new(state: u64, position: u32, of: u32) -> Self {
-        Self(state | u64::from(of) << ring::OF_SHIFT | u64::from(position) << ring::POSITION_SHIFT)
+    fn new(state: u64, position: u32, size: u32) -> Self {
+        let size = u64::from(size) << ring::SIZE_SHIFT;
+        Self(state | size | u64::from(position) << ring::POSITION_SHIFT)
     }
 
     fn empty(position: u32) -> Self {
@@ -112,10 +100,6 @@ impl Place {
 
     fn full(position: u32, size: u32) -> Self {
         Self::new(ring::FULL, position, size)
-    }
-
-    fn taken(position: u32, by: LaneId) -> Self {
-        Self::new(ring::TAKEN, position, by.0 + 1)
     }
 
     fn skipped(position: u32) -> Self {
@@ -133,17 +117,12 @@ impl Place {
     /// The size of the message at `position`.
     fn message(self, position: u32) -> Option<u32> {
         let there = self.state() == ring::FULL && self.position() == position;
-        there.then_some((self.0 >> ring::OF_SHIFT) as u32 & 0x7fff)
+        there.then_some((self.0 >> ring::SIZE_SHIFT) as u32 & 0x7fff)
     }
 
-    /// Whether `position` can be sent to.
+    /// Whether `position` can be sent to, by whoever took it: what stands there was received.
     const fn is_free(self, position: u32) -> bool {
-        self.state() == ring::EMPTY && before(self.position(), position)
-    }
-
-    /// Whether `position`, which somebody took to send to, is still waited for.
-    const fn is_awaited(self, position: u32) -> bool {
-        self.is_free(position)
+        self.state() != ring::SKIPPED && before(self.position(), position)
     }
 }
 
@@ -224,17 +203,15 @@ pub(crate) fn inside<P: Platform>(r: &Region<P>, at: Offset) -> Result<(u32, u32
     Ok(if u64::from(n) > ring::PLACES { (0, 0) } else { (n, bytes.into()) })
 }
 
-/// What a lane has noted: a ring, a position, and whether it receives there.
+/// What a lane has noted: a ring, and a position it may send to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Note(u64);
 
 impl Note {
     const SET: u64 = 1 << 63;
-    const RECEIVES: u64 = 1 << 62;
 
-    fn new(ring: Ring, position: u32, receives: bool) -> Self {
-        let receives = if receives { Self::RECEIVES } else { 0 };
-        Self(Self::SET | receives | ring.0.0 >> ring::ALIGN_SHIFT << 32 | u64::from(position))
+    fn new(ring: Ring, position: u32) -> Self {
+        Self(Self::SET | ring.0.0 >> ring::ALIGN_SHIFT << 32 | u64::from(position))
     }
 
     fn at<P: Platform>(r: &Region<P>, id: LaneId) -> Result<Offset> {
@@ -265,15 +242,11 @@ impl Note {
         self.0 as u32
     }
 
-    const fn receives(self) -> bool {
-        self.0 & Self::RECEIVES != 0
-    }
-
     fn ring<P: Platform>(self, r: &Region<P>) -> Result<Option<Ring>> {
         if self.0 & Self::SET == 0 {
             return Ok(None);
         }
-        let at = (self.0 >> 32 & 0x3fff_ffff) << ring::ALIGN_SHIFT;
+        let at = (self.0 >> 32 & 0x7fff_ffff) << ring::ALIGN_SHIFT;
         Ring::named(r, vshmem_core::arena::to_cell(Offset(at)))
     }
 }

@@ -60,7 +60,7 @@ struct There {
 }
 
 impl There {
-    fn give(&self, mtype: i64, text: &[u8]) -> Result<()> {
+    fn put(&self, mtype: i64, text: &[u8]) -> Result<()> {
         self.memory.put(self.at, &mtype)?;
         if text.is_empty() {
             return Ok(());
@@ -83,7 +83,11 @@ impl msg::Room<Proxy> for There {
     ) -> vshmem::sysv::Result<()> {
         let mut text = vec![0; n];
         mem.read_bytes(from, &mut text)?;
-        self.give(mtype, &text).map_err(|_| Errno::EFAULT.into())
+        msg::Room::give(self, mtype, &text)
+    }
+
+    fn give(&mut self, mtype: i64, text: &[u8]) -> vshmem::sysv::Result<()> {
+        self.put(mtype, text).map_err(|_| Errno::EFAULT.into())
     }
 }
 
@@ -121,7 +125,7 @@ impl Receive {
         at.memory.read_bytes(self.room.at, &mut text)?;
         let (on, text) = (&mut *at.on, text.as_mut_slice());
         let (mtype, n) = msg::recv(at.r, on, at.c, self.id, text, self.mtype, self.flags, None)?;
-        self.room.give(mtype, &text[..n])?;
+        self.room.put(mtype, &text[..n])?;
         Ok(n as i64)
     }
 }

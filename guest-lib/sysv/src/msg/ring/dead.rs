@@ -1,19 +1,16 @@
 //! What a lane that no longer runs had begun in a ring.
 
-use super::gather::{close, gather, refill, take_out};
+use super::gather::close;
 use super::{Note, Place, Ring, before};
 use crate::Result;
-use crate::msg::pass;
 use crate::object::{self, ANYONE, Object};
-use crate::waiters::rounds;
 use vshmem_core::layout::{Table, obj, queue, ring};
 use vshmem_core::region::Kind;
 use vshmem_core::task::Owner;
 use vshmem_core::{Lane, LaneId, Platform, Region};
 
-/// Ends what lane `id` of `owner` had begun: a message it received and did not copy goes back to its
-/// queue's head, a place it was to send to can be used by others. For one that may still run (its peer
-/// was fenced, `gone` is not set) only the first.
+/// Ends what lane `id` of `owner` had begun: a place it was to send to can be used by others. To be
+/// called once it is known that it does not run any more, and writes there.
 ///
 /// # Errors
 /// The region is corrupt.
@@ -22,7 +19,6 @@ pub(crate) fn leave<P: Platform>(
     on: &mut Lane,
     id: LaneId,
     owner: Option<Owner>,
-    gone: bool,
 ) -> Result<()> {
     let note = Note::read(r, id)?;
     let Some(ring) = note.ring(r)? else { return Ok(()) };
@@ -30,12 +26,8 @@ pub(crate) fn leave<P: Platform>(
     if r.lane_owner(id)? != owner {
         return Ok(());
     }
-    if note.receives() {
-        give_back(r, on, ring, id, note.position())?;
-    } else if gone {
-        free_place(r, on, ring, id, note)?;
-    }
-    if gone && r.lane_owner(id)? == owner {
+    free_place(r, on, ring, id, note)?;
+    if r.lane_owner(id)? == owner {
         r.mem().cas(Note::at(r, id)?, note.0, 0)?;
     }
     Ok(())
@@ -49,49 +41,6 @@ fn queue_of<P: Platform>(r: &Region<P>, ring: Ring) -> Result<Option<Object>> {
     Ok(Some(Object { index, at, life, peer: ANYONE }))
 }
 
-/// Puts the message that lane `id` was copying from `position`, if it was, back into its queue.
-fn give_back<P: Platform>(
-    r: &Region<P>,
-    on: &mut Lane,
-    ring: Ring,
-    id: LaneId,
-    position: u32,
-) -> Result<()> {
-    let taken = Place::taken(position, id);
-    let given = match queue_of(r, ring)? {
-        Some(object) => {
-            let given = r.transact(on, |txn| {
-                txn.lock(object.at.plus(obj::LOCK))?;
-                if txn.get(object.at.plus(obj::LIFE))? != object.life
-                    || !super::is_its(txn, ring, &object)?
-                {
-                    return Ok(false);
-                }
-                gather(txn, &object)?;
-                let its = !before(position, txn.get(ring.0.plus(ring::BEGAN))?);
-                if !its || txn.word(ring.place(position))? != taken.0 {
-                    refill(txn, &object)?;
-                    return Ok(false);
-                }
-                let block = take_out(txn, ring, position)?;
-                pass::prepend(txn, object.at, block)?;
-                txn.set(object.at.plus(queue::DIRTY), 1)?;
-                Ok::<_, crate::Error>(true)
-            })?;
-            given.then_some(object)
-        }
-        None => None,
-    };
-    match given {
-        Some(object) => pass::settle(r, on, &object, &mut rounds(r)),
-        // Its queue is gone, and the message with it.
-        None => {
-            r.mem().cas(ring.place(position), taken.0, Place::empty(position).0)?;
-            Ok(())
-        }
-    }
-}
-
 /// Lets others use the place to which lane `id` was to send, once nobody writes there any more.
 fn free_place<P: Platform>(
     r: &Region<P>,
@@ -103,7 +52,7 @@ fn free_place<P: Platform>(
     let position = note.position();
     let taken = before(position, Ring::turn(r, ring.sent())?.position());
     if taken
-        && ring.look(r, position)?.is_awaited(position)
+        && ring.look(r, position)?.is_free(position)
         && let Some(object) = queue_of(r, ring)?
     {
         close(r, on, &object)?;

@@ -3,10 +3,10 @@
 use super::{Note, Place, RACES, Ring, Turn, by, furnished};
 use crate::msg::{Room, Text, Want, pack, read_type};
 use crate::object::{self, Object, permit};
-use crate::{Caller, Errno, Result, flag};
+use crate::{Caller, Errno, Error, Result, flag};
 use vshmem_core::layout::{msg, obj, queue, ring};
 use vshmem_core::mem::Ordering;
-use vshmem_core::{Lane, LaneId, Offset, Platform, Region};
+use vshmem_core::{Lane, Offset, Platform, Region};
 
 /// How a call through the ring ended.
 pub(in crate::msg) enum Fast<T> {
@@ -74,14 +74,14 @@ fn send_to<P: Platform>(
         if !has_room(r, object, ring, turn, size)? {
             return Ok(Fast::Wait);
         }
-        match place.state() {
-            ring::EMPTY if place.is_free(position) => {}
-            ring::SKIPPED => return Ok(Fast::Slow),
-            ring::EMPTY => continue, // Others were faster.
-            _ => return Ok(Fast::Wait),
+        if place.state() == ring::SKIPPED {
+            return Ok(Fast::Slow);
         }
-        Note::new(ring, position, false).put(r, on.id())?;
-        if !r.mem().cas(ring.sent(), turn.0, turn.next(size as u32, None).0)? {
+        if !place.is_free(position) {
+            continue; // Others were faster.
+        }
+        Note::new(ring, position).put(r, on.id())?;
+        if !r.mem().cas(ring.sent(), turn.0, turn.next(size as u32).0)? {
             continue;
         }
         // The position is ours, and so is its block until the place says otherwise.
@@ -149,14 +149,12 @@ fn has_room<P: Platform>(
 /// bytes it filled.
 ///
 /// # Errors
-/// `ENOMSG` (with IPC_NOWAIT), `EFAULT` (the message is lost), `EIDRM` for a task that was taken for
-/// dead, or the region is corrupt.
+/// `ENOMSG` (with IPC_NOWAIT), `EFAULT` (the message is lost), or the region is corrupt.
 ///
 /// # If the caller dies
-/// The message stays in the queue, or goes back to its head.
+/// The message stays in the queue, or it has received it.
 pub(in crate::msg) fn recv<P: Platform>(
     r: &Region<P>,
-    on: &Lane,
     c: &Caller,
     object: &Object,
     buf: &mut (impl Room<P> + ?Sized),
@@ -164,21 +162,6 @@ pub(in crate::msg) fn recv<P: Platform>(
     flags: i32,
 ) -> Result<Fast<(i64, usize)>> {
     let Some(ring) = Ring::of(r, object)? else { return Ok(Fast::Slow) };
-    let done = recv_from(r, on, c, object, ring, buf, want, flags);
-    Note::end(r, on.id())?;
-    done
-}
-
-fn recv_from<P: Platform>(
-    r: &Region<P>,
-    on: &Lane,
-    c: &Caller,
-    object: &Object,
-    ring: Ring,
-    buf: &mut (impl Room<P> + ?Sized),
-    want: Want,
-    flags: i32,
-) -> Result<Fast<(i64, usize)>> {
     let mut awaited = 0;
     for _ in 0..RACES {
         let turn = Ring::turn(r, ring.received())?;
@@ -191,7 +174,7 @@ fn recv_from<P: Platform>(
         let Some(size) = place.message(position) else {
             if sent.position() != position {
                 // Taken, and not sent yet; or skipped, or given up.
-                if !place.is_awaited(position) || awaited == PATIENCE {
+                if !place.is_free(position) || awaited == PATIENCE {
                     return Ok(Fast::Slow);
                 }
                 r.mem().relax(awaited);
@@ -218,24 +201,19 @@ fn recv_from<P: Platform>(
         if !chosen || u64::from(size) > want.room || msg::BYTES + u64::from(size) > bytes {
             return Ok(Fast::Slow);
         }
-        Note::new(ring, position, true).put(r, on.id())?;
-        name(r, Some(on.id()), ring, turn)?;
-        if !r.mem().cas(ring.received(), turn.0, turn.next(size, Some(on.id())).0)? {
-            continue;
-        }
-        // Received.
-        r.mem().store(ring.0.plus(ring::RECEIVED_BY), by(r, c.who), Ordering::Relaxed)?;
         let n = buf.len().min(size as usize);
-        let taken = buf.take(mtype, n, r.mem(), block.plus(msg::BYTES));
-        let empty = Place::empty(position).0;
-        let mine = Place::taken(position, on.id()).0;
-        let still = r.mem().cas(ring.place(position), place.0, empty)?
-            || r.mem().cas(ring.place(position), mine, empty)?;
-        if !still {
-            // Somebody else has it by now.
-            return Err(Errno::EIDRM.into());
+        let received = with_room(n, |text| {
+            r.mem().read_bytes(block.plus(msg::BYTES), text)?;
+            if !r.mem().cas(ring.received(), turn.0, turn.next(size).0)? {
+                return Ok::<_, Error>(None);
+            }
+            // Received. Relaxed: for listings.
+            r.mem().store(ring.0.plus(ring::RECEIVED_BY), by(r, c.who), Ordering::Relaxed)?;
+            Ok(Some(buf.give(mtype, text)))
+        })?;
+        if let Some(given) = received {
+            return given.map(|()| Fast::Done((mtype, n)));
         }
-        return taken.map(|()| Fast::Done((mtype, n)));
     }
     Ok(Fast::Slow)
 }
@@ -282,20 +260,12 @@ fn anywhere<P: Platform>(
     Ok(false)
 }
 
-/// Names the last receiver in the place it still copies from, before `turn`, which names it, is over;
-/// unless it is `me`, who is done.
-pub(super) fn name<P: Platform>(
-    r: &Region<P>,
-    me: Option<LaneId>,
-    ring: Ring,
-    turn: Turn,
-) -> Result<()> {
-    let Some(last) = turn.lane().filter(|l| Some(*l) != me) else { return Ok(()) };
-    let position = turn.position().wrapping_sub(1);
-    let place = ring.look(r, position)?;
-    if place.message(position).is_some() {
-        // A failure means that it is done, or that another was faster.
-        r.mem().cas(ring.place(position), place.0, Place::taken(position, last).0)?;
+/// Runs `f` on `n` bytes that nobody else sees, of which there are as few as a small message needs.
+fn with_room<T>(n: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
+    const MOST: usize = (ring::MAX_BLOCK - msg::BYTES) as usize;
+    match n {
+        0..=64 => f(&mut [0; 64][..n]),
+        65..=256 => f(&mut [0; 256][..n]),
+        _ => f(&mut [0; MOST][..n]),
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Between the ring and the queue's list: under the queue's lock.
 
-use super::{Place, RACES, Ring, Turn, fast, furnished, is_its};
+use super::{Place, RACES, Ring, Turn, furnished, is_its};
 use crate::Result;
 use crate::msg::{pack, pass, sizes_of, text_bytes};
 use crate::object::Object;
@@ -39,7 +39,6 @@ pub(in crate::msg) fn gather<P: Platform>(txn: &mut Txn<'_, P>, object: &Object)
     let r = txn.region();
     let sent = shut(txn, ring.sent())?;
     let received = shut(txn, ring.received())?;
-    fast::name(r, None, ring, received)?;
     let count = count(ring, sent, received)?;
     let mut blocks = Vec::new();
     for i in 0..count {
@@ -51,7 +50,7 @@ pub(in crate::msg) fn gather<P: Platform>(txn: &mut Txn<'_, P>, object: &Object)
     for block in blocks.into_iter().rev() {
         pass::prepend(txn, object.at, block)?;
     }
-    if received.lane().is_some() || count > 0 {
+    if count > 0 {
         txn.set_word(ring.received(), sent.closed().0)?;
     }
     Ok(count > 0)
@@ -89,7 +88,7 @@ fn shut<P: Platform>(txn: &Txn<'_, P>, at: Offset) -> Result<Turn> {
 fn settle<P: Platform>(r: &Region<P>, ring: Ring, position: u32) -> Result<Place> {
     for _ in 0..3 {
         let place = ring.look(r, position)?;
-        if !place.is_awaited(position)
+        if !place.is_free(position)
             || r.mem().cas(ring.place(position), place.0, Place::skipped(position).0)?
         {
             return Ok(place);
@@ -98,12 +97,8 @@ fn settle<P: Platform>(r: &Region<P>, ring: Ring, position: u32) -> Result<Place
     Err(Corrupt::new(ring.place(position), RESTLESS).into())
 }
 
-/// Takes the block of the message at `position`, which is `FULL` or `TAKEN`, out of the ring.
-pub(super) fn take_out<P: Platform>(
-    txn: &mut Txn<'_, P>,
-    ring: Ring,
-    position: u32,
-) -> Result<Offset> {
+/// Takes the block of the message at `position` out of the ring.
+fn take_out<P: Platform>(txn: &mut Txn<'_, P>, ring: Ring, position: u32) -> Result<Offset> {
     let cell = txn.get(ring.block(position))?;
     let Some((block, bytes)) = furnished(txn.region(), cell)? else {
         return Err(Corrupt::new(ring.block(position), "message without a block").into());
@@ -161,7 +156,6 @@ pub(in crate::msg) fn first<P: Platform>(
 ) -> Result<Option<(i64, u32)>> {
     let Some(ring) = of(txn, object)? else { return Ok(None) };
     let (sent, received) = (shut(txn, ring.sent())?, shut(txn, ring.received())?);
-    fast::name(txn.region(), None, ring, received)?;
     let position = received.position();
     if count(ring, sent, received)? == 0
         || settle(txn.region(), ring, position)?.message(position).is_none()
@@ -194,7 +188,7 @@ pub(in crate::msg) fn take_first<P: Platform>(
         txn.set(ring.block(received.position()), cell_of(kept, bytes))?;
         txn.set(spare, 0)?;
     }
-    txn.set_word(ring.received(), received.next(size, None).closed().0)?;
+    txn.set_word(ring.received(), received.next(size).closed().0)?;
     Ok(block)
 }
 
@@ -220,8 +214,7 @@ pub(in crate::msg) fn append<P: Platform>(
 /// Opens a ring that is closed at both ends and empty.
 fn open<P: Platform>(txn: &mut Txn<'_, P>, ring: Ring) -> Result<()> {
     let (sent, received) = (Turn(txn.word(ring.sent())?), Turn(txn.word(ring.received())?));
-    let empty = sent.position() == received.position() && received.lane().is_none();
-    if !empty || !sent.is_closed() || !received.is_closed() {
+    if sent.position() != received.position() || !sent.is_closed() || !received.is_closed() {
         return Ok(());
     }
     // A position further on at least, so that the words are new ones.
@@ -269,7 +262,7 @@ fn put<P: Platform>(txn: &mut Txn<'_, P>, ring: Ring, block: Offset) -> Result<b
     }
     txn.set(ring.block(position), cell_of(block, bytes))?;
     txn.set_word(ring.place(position), Place::full(position, size).0)?;
-    txn.set_word(ring.sent(), sent.next(size, None).0)?;
+    txn.set_word(ring.sent(), sent.next(size).0)?;
     Ok(true)
 }
 
@@ -365,7 +358,7 @@ pub(in crate::msg) fn retire<P: Platform>(txn: &mut Txn<'_, P>, object: &Object)
     let Some(ring) = of(txn, object)? else { return Ok(()) };
     for position in 0..ring::PLACES as u32 {
         let at = ring.block(position);
-        if Place(txn.word(ring.place(position))?).state() != ring::EMPTY {
+        if Place(txn.word(ring.place(position))?).state() == ring::SKIPPED {
             continue;
         }
         if let Some((block, bytes)) = furnished(txn.region(), txn.get(at)?)? {
