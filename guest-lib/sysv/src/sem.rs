@@ -2,7 +2,7 @@
 //!
 //! A semaphore is one word: value, last writer, sequence and the *frozen* flag. Without waiters a
 //! one-operation `semop` is a compare-and-swap on it ([`op_fast`]), with SEM_UNDO and the adjustment
-//! that belongs to it one and a second one after it ([`intent`]). Everything else is a
+//! that belongs to it one and a second one after it (`sem::intent`). Everything else is a
 //! transaction under the set's lock that first freezes the words it looks at, so that no fast
 //! operation can slip in between; the words stay frozen while anybody waits on the set, and every
 //! operation then goes through the transaction that serves the waiters.

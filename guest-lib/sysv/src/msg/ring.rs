@@ -10,7 +10,7 @@
 //!
 //! Whatever is more than that (a sleeper, another type than the oldest message's, a queue that is
 //! full, `msgctl`) is done under the queue's lock. It first *closes* an end of the ring, or both, and
-//! *gathers* what is in it into the queue's list where it has to search ([`gather`]). What is in the
+//! *gathers* what is in it into the queue's list where it has to search ([`gather()`]). What is in the
 //! list is always younger than what is in the ring. The ring is open for senders only while there is no
 //! list and no receiver sleeps, for receivers only while no sender sleeps. Its ends are opened again
 //! only at positions of their own, so a swap that was prepared before they were closed fails ever after.
