@@ -6,8 +6,9 @@ use super::mem::{Died, Endless, Hostile};
 use super::rng::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vshmem_core::format::Spec;
-use vshmem_core::layout::task;
+use vshmem_core::layout::{queue, task};
 use vshmem_core::mem::HeapMem;
+use vshmem_core::region::Kind;
 use vshmem_core::task::{Identity, NewTask, Owner};
 use vshmem_core::{Lane, LaneId, Region};
 use vshmem_sysv::park::{Key, Limits};
@@ -91,12 +92,19 @@ impl Scene {
         let on = &mut Lane::new(*id);
         let ids = &mut self.ids;
         ids.sets = [1, 2, 40].map(|n| sem::get(r, on, c, n, n, CREATE).unwrap()).to_vec();
-        ids.queues = [1, 2].map(|k| msg::get(r, on, c, k, CREATE).unwrap()).to_vec();
+        ids.queues = [1, 2, 3].map(|k| msg::get(r, on, c, k, CREATE).unwrap()).to_vec();
         ids.segs =
             [4096, 200_000].map(|n| shm::get(r, on, c, n, n as u64, CREATE).unwrap()).to_vec();
         for n in 0..rng.below(6) {
             msg::send(r, on, c, ids.queues[0], 1 + n as i64 % 2, &[7; 90][..], 0, None).unwrap();
         }
+        // A busy one, with messages in its ring.
+        let busy = r.object(Kind::Queue, ids.queues[2] as u32 & 0x7fff).unwrap();
+        r.init(busy.plus(queue::HAD), 16).unwrap();
+        for n in 0..1 + rng.below(70) {
+            msg::send(r, on, c, ids.queues[2], 1 + n as i64 % 3, &[7; 90][..], 0, None).unwrap();
+        }
+        assert_ne!(r.peek(busy.plus(queue::RING)).unwrap(), 0);
         for (c, id) in &self.callers[..4] {
             let on = &mut Lane::new(*id);
             shm::attach(r, on, c, ids.segs[rng.below(2)], 6).unwrap();
